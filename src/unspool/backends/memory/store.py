@@ -1,0 +1,345 @@
+"""Jobs and logs in the memory of one process. Each verb runs without a pause, so the event loop makes it atomic."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from unspool import events
+from unspool.errors import CapacityExceeded, Fenced, GenerationConflict, Gone, NotFound
+from unspool.events import Record, encode_data
+from unspool.jobs import ACTIVE, AbortRequest, GenerationKey, Job, Lease, Owner, Status, Trigger, transition
+from unspool.protocols import Checkpoint, Counts, Created, NewJob, Page, Renewal, Sealed
+
+
+class _Entry:
+    """One generation: its job and its log. What every append touches stands beside the job, not in it."""
+
+    __slots__ = ("_job", "active_at", "checkpoint", "expires_at", "first", "lease_seconds", "records")
+
+    def __init__(self, job: Job, lease_seconds: float) -> None:
+        self._job = job
+        self.records: list[Record] = []
+        self.first = 1
+        self.active_at = job.active_at
+        self.expires_at = job.lease.expires_at
+        self.lease_seconds = lease_seconds
+        self.checkpoint: Checkpoint | None = None
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.records) - 1
+
+    @property
+    def epoch(self) -> int:
+        return self._job.lease.epoch
+
+    @property
+    def status(self) -> Status:
+        return self._job.status
+
+    @property
+    def abort(self) -> AbortRequest | None:
+        return self._job.abort
+
+    def job(self) -> Job:
+        lease = Lease(self._job.lease.replica, self._job.lease.epoch, self.expires_at)
+        return replace(
+            self._job, lease=lease, active_at=self.active_at, first_offset=self.first, last_offset=self.last
+        )
+
+    def change(self, **changes: Any) -> None:
+        self._job = replace(self._job, **changes)
+
+    def set_metadata(self, metadata: Mapping[str, Any] | None) -> None:
+        if metadata:
+            self._job = replace(self._job, metadata=replace(self._job.metadata, **metadata))
+
+
+class _Stream:
+    """A stream: whose it is, how far its numbers are used up, the generations that are still kept."""
+
+    __slots__ = ("entries", "owner", "requests", "used")
+
+    def __init__(self, owner: Owner, used: int) -> None:
+        self.owner = owner
+        self.used = used
+        self.entries: dict[int, _Entry] = {}
+        self.requests: dict[str, int] = {}
+
+
+class MemoryStore:
+    """A JobStore in memory.
+
+    `max_jobs` bounds the jobs that are kept: the one that ended first makes room, a running one never does.
+    `max_streams` bounds the numbers that are remembered of streams without any job; beyond it the oldest are folded
+    into one floor, from which unknown streams then count, so that no number is ever used twice. `clock`: Unix seconds.
+    """
+
+    kind = "memory"
+
+    def __init__(
+        self, *, max_jobs: int = 10_000, max_streams: int = 100_000, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._max_jobs = max_jobs
+        self._max_streams = max_streams
+        self._clock = clock
+        self._streams: dict[str, _Stream] = {}
+        self._dormant: dict[str, None] = {}
+        self._floor = 0
+        self._active: dict[GenerationKey, _Entry] = {}
+        self._settled: dict[GenerationKey, _Entry] = {}  # in the order in which they were settled
+        self._by_owner: dict[Owner, dict[GenerationKey, None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore active={len(self._active)} settled={len(self._settled)} streams={len(self._streams)}>"
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None: ...
+
+    async def create(self, new: NewJob) -> Created:
+        stream = self._streams.get(new.stream_id)
+        if stream is not None:
+            if stream.owner != new.owner:
+                raise NotFound
+            known = stream.requests.get(new.request_id) if new.request_id is not None else None
+            if known is not None:
+                return Created(stream.entries[known].job(), attached=True)
+        used = stream.used if stream is not None else self._floor
+        expected = new.expect_generation
+        if expected is not None and expected != (stream.used if stream is not None else 0):
+            raise GenerationConflict(
+                f"stream {new.stream_id!r} is at generation {stream.used if stream else 0}, not at {expected}",
+                generation=stream.used if stream else 0,
+            )
+        running = stream.entries.get(stream.used) if stream is not None else None
+        if running is not None and running.status not in ACTIVE:
+            running = None
+        self._make_room(replacing=running is not None)
+
+        if stream is None:
+            stream = self._streams[new.stream_id] = _Stream(new.owner, used)
+        self._dormant.pop(new.stream_id, None)
+        number = stream.used + 1
+        replaced: Job | None = None
+        if running is not None:
+            key = GenerationKey(new.stream_id, stream.used)
+            self._seal(key, running, events.REPLACED, encode_data({"by_generation": number}))
+            replaced = running.job()
+        now = self._clock()
+        job = Job(
+            stream_id=new.stream_id,
+            generation=number,
+            status=Status.RUNNING,
+            lease=Lease(new.replica, 1, now + new.lease),
+            created_at=now,
+            active_at=now,
+            user=new.owner.user,
+            tenant=new.owner.tenant,
+            request_id=new.request_id,
+            metadata=new.metadata,
+            limits=new.limits,
+        )
+        entry = _Entry(job, new.lease)
+        stream.used = number
+        stream.entries[number] = entry
+        if new.request_id is not None:
+            stream.requests[new.request_id] = number
+        self._active[job.key] = entry
+        self._by_owner.setdefault(new.owner, {})[job.key] = None
+        return Created(entry.job(), replaced=replaced)
+
+    def _make_room(self, *, replacing: bool) -> None:
+        while len(self._active) + len(self._settled) >= self._max_jobs:
+            oldest = next(iter(self._settled), None)
+            if oldest is not None:
+                self._forget(oldest)
+            elif replacing:
+                return  # the one replaced is settled by this very step, and makes room for the next
+            else:
+                raise CapacityExceeded(
+                    f"all {self._max_jobs} places are taken by running generations; try again later", limit=self._max_jobs
+                )
+
+    def _forget(self, key: GenerationKey) -> None:
+        entry = self._settled.pop(key)
+        stream = self._streams[key.stream_id]
+        del stream.entries[key.generation]
+        request_id = entry.job().request_id
+        if request_id is not None:
+            del stream.requests[request_id]
+        if stream.entries:
+            return
+        self._dormant[key.stream_id] = None
+        while len(self._dormant) > self._max_streams:
+            oldest = next(iter(self._dormant))
+            del self._dormant[oldest]
+            self._floor = max(self._floor, self._streams.pop(oldest).used)
+
+    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+        return self._find(stream_id, generation, owner).job()
+
+    def _find(self, stream_id: str, generation: int | None = None, owner: Owner | None = None) -> _Entry:
+        stream = self._streams.get(stream_id)
+        if stream is None or (owner is not None and stream.owner != owner):
+            raise NotFound
+        number = stream.used if generation is None else generation
+        entry = stream.entries.get(number)
+        if entry is None:
+            raise Gone(generation=number) if 1 <= number <= stream.used else NotFound
+        return entry
+
+    def _writable(self, key: GenerationKey, epoch: int) -> _Entry:
+        entry = self._active.get(key)
+        if entry is None:
+            raise Fenced(f"{key} is sealed or not there")
+        if entry.epoch != epoch:
+            raise Fenced(f"{key} is at epoch {entry.epoch}; epoch {epoch} may no longer write")
+        return entry
+
+    async def append(
+        self, key: GenerationKey, epoch: int, records: Sequence[Record], *, metadata: Mapping[str, Any] | None = None,
+        status: Status | None = None,
+    ) -> None:  # fmt: skip
+        entry = self._writable(key, epoch)
+        if records:
+            if records[0].offset != entry.last + 1:
+                if entry.records[records[0].offset - entry.first :] == list(records):
+                    return
+                raise Fenced(f"{key} is at offset {entry.last}; a record at {records[0].offset} does not follow on")
+            entry.records.extend(records)
+        now = self._clock()
+        entry.active_at = now
+        entry.expires_at = now + entry.lease_seconds
+        entry.set_metadata(metadata)
+        if status is not None:
+            entry.change(status=status)
+
+    async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
+        entry = self._find(*key)
+        start = max(after + 1 - entry.first, 0)
+        return Page(entry.records[start : start + limit], entry.first, entry.last, entry.status not in ACTIVE)
+
+    async def seal(
+        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, metadata: Mapping[str, Any] | None = None
+    ) -> Sealed:
+        entry = self._find(*key)
+        if entry.status in ACTIVE:
+            entry = self._writable(key, epoch)
+            entry.set_metadata(metadata)
+            self._seal(key, entry, type, payload)
+            return Sealed(entry.job(), won=True)
+        job = entry.job()
+        won = epoch == entry.epoch and job.terminal is not None and (job.terminal.type, job.terminal.payload) == (type, payload)
+        return Sealed(job, won=won)
+
+    def _seal(self, key: GenerationKey, entry: _Entry, type: str, payload: bytes) -> None:
+        status = transition(entry.status, Trigger(type))
+        assert status is not None, f"{type} seals nothing"
+        record = Record(entry.last + 1, type, payload)
+        entry.records.append(record)
+        entry.change(status=status, settled_at=self._clock(), terminal=record)
+        del self._active[key]
+        self._settled[key] = entry
+        owner = entry.job().owner
+        mine = self._by_owner[owner]
+        del mine[key]
+        if not mine:
+            del self._by_owner[owner]
+
+    async def update(self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any]) -> Job:
+        entry = self._writable(key, epoch)
+        entry.set_metadata(metadata)
+        return entry.job()
+
+    async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:
+        entry = self._find(*key)
+        if entry.status in ACTIVE and entry.abort is None:
+            entry.change(abort=AbortRequest(by, reason, self._clock()))
+        return entry.job()
+
+    async def mark_synced(self, key: GenerationKey, synced: bool) -> None:
+        self._find(*key).change(synced=synced)
+
+    async def renew(
+        self, replica: str, leases: Sequence[tuple[GenerationKey, int]], seconds: float
+    ) -> Sequence[Renewal]:
+        found: list[Renewal] = []
+        expires_at = self._clock() + seconds
+        for key, epoch in leases:
+            entry = self._active.get(key)
+            held = entry is not None and entry.epoch == epoch and entry.job().lease.replica == replica
+            if held and entry is not None:
+                entry.expires_at = expires_at
+            found.append(Renewal(held, entry.abort if entry is not None else None))
+        return found
+
+    async def take_over(
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+    ) -> Lease | None:
+        entry = self._active.get(key)
+        now = self._clock()
+        if entry is None or entry.epoch != epoch or (only_expired and entry.expires_at > now):
+            return None
+        lease = Lease(replica, epoch + 1, now + seconds)
+        entry.change(lease=lease)
+        entry.expires_at = lease.expires_at
+        return lease
+
+    async def expired(self, limit: int) -> Sequence[Job]:
+        now = self._clock()
+        found = (entry.job() for entry in self._active.values() if entry.expires_at <= now)
+        return list(itertools.islice(found, limit))
+
+    async def active(self, owner: Owner) -> Sequence[Job]:
+        return [self._active[key].job() for key in self._by_owner.get(owner, ())]
+
+    async def jobs(self, owner: Owner | None, status: Status | None, limit: int) -> Sequence[Job]:
+        every = itertools.chain(self._active.values(), self._settled.values())
+        found = [entry.job() for entry in every if status is None or entry.status is status]
+        mine = [job for job in found if owner is None or job.owner == owner]
+        return sorted(mine, key=lambda job: job.created_at, reverse=True)[:limit]
+
+    async def counts(self) -> Counts:
+        by_status = dict.fromkeys(Status, 0)
+        for entry in itertools.chain(self._active.values(), self._settled.values()):
+            by_status[entry.status] += 1
+        return Counts(sum(by_status.values()), by_status)
+
+    async def save_checkpoint(self, key: GenerationKey, epoch: int, checkpoint: Checkpoint) -> None:
+        self._writable(key, epoch).checkpoint = checkpoint
+
+    async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
+        return self._find(*key).checkpoint
+
+    async def trim(self, key: GenerationKey, epoch: int, up_to: int) -> None:
+        entry = self._writable(key, epoch)
+        if entry.checkpoint is None or entry.checkpoint.offset < up_to:
+            raise ValueError(f"{key}: no checkpoint covers the records up to {up_to}")
+        if up_to >= entry.first:
+            del entry.records[: up_to + 1 - entry.first]
+            entry.first = up_to + 1
+
+    async def delete(self, key: GenerationKey) -> bool:
+        if key not in self._settled:
+            return False
+        self._forget(key)
+        return True
+
+    async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
+        now = self._clock()
+        old: list[GenerationKey] = []
+        for key, entry in self._settled.items():
+            kept = completed_retention if entry.status is Status.COMPLETE else retention
+            if now - (entry.job().settled_at or now) >= kept:
+                old.append(key)
+        for key in old:
+            self._forget(key)
+        return old

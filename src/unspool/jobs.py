@@ -1,0 +1,164 @@
+"""Jobs: the stored state of a generation, its status table, its lease.
+
+The law, whole: a generation is `running` or `requires_action` until one trigger out of the four that seal it wins;
+then its status never changes again. `TRANSITIONS` is that law as data, and the only place where it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from unspool.events import Record
+
+
+class Status(StrEnum):
+    RUNNING = "running"
+    REQUIRES_ACTION = "requires_action"
+    COMPLETE = "complete"
+    ERROR = "error"
+    ABORTED = "aborted"
+    REPLACED = "replaced"
+
+    @property
+    def settled(self) -> bool:
+        return self not in ACTIVE
+
+
+ACTIVE: Final = frozenset({Status.RUNNING, Status.REQUIRES_ACTION})
+
+
+class Trigger(StrEnum):
+    """What may change a status. The four that seal bear the names of the terminal events."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    REPLACED = "replaced"
+
+
+_SEALS: Final[Mapping[Trigger, Status]] = {
+    Trigger.COMPLETED: Status.COMPLETE,
+    Trigger.FAILED: Status.ERROR,
+    Trigger.ABORTED: Status.ABORTED,
+    Trigger.REPLACED: Status.REPLACED,
+}
+
+TRANSITIONS: Final[Mapping[tuple[Status, Trigger], Status]] = MappingProxyType(
+    {
+        (Status.RUNNING, Trigger.PAUSE): Status.REQUIRES_ACTION,
+        (Status.REQUIRES_ACTION, Trigger.RESUME): Status.RUNNING,
+        **{(active, trigger): sealed for active in ACTIVE for trigger, sealed in _SEALS.items()},
+    }
+)
+
+
+def transition(status: Status, trigger: Trigger) -> Status | None:
+    """The status after `trigger`, or None where the table forbids it."""
+    return TRANSITIONS.get((status, trigger))
+
+
+class GenerationKey(NamedTuple):
+    """The identity of a generation: its stream, and its number there (1, 2, 3 …, never reused)."""
+
+    stream_id: str
+    generation: int
+
+    def __str__(self) -> str:
+        return f"{self.stream_id}/{self.generation}"
+
+
+class Owner(NamedTuple):
+    """Whose a stream is. Both None: nobody's in particular (an application without users)."""
+
+    user: str | None = None
+    tenant: str | None = None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The right to write a log: who has it, the epoch that fences it, until when (store's clock, Unix seconds)."""
+
+    replica: str
+    epoch: int
+    expires_at: float
+
+
+class AbortRequest(msgspec.Struct, frozen=True):
+    """A Stop that was asked for: by whom, why, when (store's clock, Unix seconds)."""
+
+    by: str
+    reason: str | None
+    at: float
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of one generation; 0 switches a bound off.
+
+    `stall`: seconds without an event before it is aborted. `duration`: seconds in all before it is aborted.
+    `log_bytes`: bytes of event JSON before it fails.
+    """
+
+    stall: float = 600.0
+    duration: float = 0.0
+    log_bytes: int = 64 * 1024 * 1024
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What a chat product keeps about a turn. None: not known, or cleared. 0 is a value."""
+
+    title: str | None = None
+    conversation_id: str | None = None
+    user_message: dict[str, Any] | None = None
+    response_id: str | None = None
+    sender: str | None = None
+    endpoint: str | None = None
+    icon_url: str | None = None
+    model: str | None = None
+    prompt_tokens: int | None = None
+    extra: dict[str, Any] | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored state of one generation, as it was when it was read. Times are Unix seconds of the store's clock.
+
+    `terminal` is the sealing record, there as soon as the status is a settled one.
+    """
+
+    stream_id: str
+    generation: int
+    status: Status
+    lease: Lease
+    created_at: float
+    active_at: float
+    user: str | None = None
+    tenant: str | None = None
+    settled_at: float | None = None
+    first_offset: int = 1
+    last_offset: int = 0
+    request_id: str | None = None
+    abort: AbortRequest | None = None
+    metadata: Metadata = Metadata()
+    limits: Limits = Limits()
+    synced: bool = False
+    terminal: Record | None = None
+
+    @property
+    def key(self) -> GenerationKey:
+        return GenerationKey(self.stream_id, self.generation)
+
+    @property
+    def owner(self) -> Owner:
+        return Owner(self.user, self.tenant)
+
+    @property
+    def settled(self) -> bool:
+        return self.status not in ACTIVE
+
+    def __repr__(self) -> str:
+        return f"<Job {self.key} {self.status} last={self.last_offset} epoch={self.lease.epoch}>"

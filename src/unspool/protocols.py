@@ -1,0 +1,220 @@
+"""The two contracts that a back end fulfils: `JobStore`, the truth, and `EventTransport`, the hints.
+
+Every verb of a store is one atomic step. A store never trusts a caller's clock: times come from its own. Every verb
+may raise StoreUnavailable; whoever calls may then call again with the same arguments, and the step happens once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from unspool.events import Record
+from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generation is created from. `expect_generation` is the number that must be the stream's last; 0: none yet."""
+
+    stream_id: str
+    owner: Owner
+    replica: str
+    lease: float
+    request_id: str | None = None
+    expect_generation: int | None = None
+    metadata: Metadata = Metadata()
+    limits: Limits = Limits()
+
+
+class Created(msgspec.Struct, frozen=True):
+    """`attached`: the job existed under the same request id. `replaced`: the job that it replaced, already sealed."""
+
+    job: Job
+    attached: bool = False
+    replaced: Job | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Records after a position. `first_offset` is the log's oldest kept one; `sealed`: `last_offset` is the terminal."""
+
+    records: Sequence[Record]
+    first_offset: int
+    last_offset: int
+    sealed: bool
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A dumped fold of records 1..`offset`."""
+
+    offset: int
+    state: bytes
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """What a renewal found. `held`: the lease is still the caller's and the log is not sealed."""
+
+    held: bool
+    abort: AbortRequest | None = None
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """The outcome of the race for the seal. `won`: the caller's terminal is the log's last record."""
+
+    job: Job
+    won: bool
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many jobs the store holds, in all and by status."""
+
+    total: int
+    by_status: dict[Status, int]
+
+
+class JobStore(Protocol):
+    """Jobs and their logs: the truth. `kind` names the back end (`memory`, `redis` …)."""
+
+    kind: str
+
+    async def open(self) -> None:
+        """Connect. Raises StoreUnavailable: a configured store that is not there is an error, never a fall-back."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless the store answers."""
+        ...
+
+    async def create(self, new: NewJob) -> Created:
+        """Make the next generation of a stream, sealing a running one as `replaced` in the same step.
+
+        In this order: a stream of another owner raises NotFound; a known `request_id` attaches; an unmet
+        `expect_generation` raises GenerationConflict; a full store raises CapacityExceeded. Then nothing has changed.
+        """
+        ...
+
+    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+        """One job, the stream's last by default; with `owner`, only when it is theirs.
+
+        Raises Gone for one whose retention is over, NotFound for what never was or is another's.
+        """
+        ...
+
+    async def append(
+        self, key: GenerationKey, epoch: int, records: Sequence[Record], *, metadata: Mapping[str, Any] | None = None,
+        status: Status | None = None,
+    ) -> None:  # fmt: skip
+        """Append records whose offsets follow on the log's last; renews the lease, and changes metadata and status.
+
+        A batch that is already the log's end was a retry, and is accepted again without effect. Raises Fenced when
+        the epoch is not the current one, the log is sealed, or the offsets do not follow on.
+        """
+        ...
+
+    async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
+        """Up to `limit` records with offsets above `after`. Raises NotFound or Gone."""
+        ...
+
+    async def seal(
+        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, metadata: Mapping[str, Any] | None = None
+    ) -> Sealed:
+        """Compare-and-set: append the terminal record and settle the status in one step; the first caller wins.
+
+        A caller that lost is told what was sealed. Raises Fenced when the log is open and the epoch is not current.
+        """
+        ...
+
+    async def update(self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any]) -> Job:
+        """Set these metadata fields; None clears one, the others stay. Raises Fenced."""
+        ...
+
+    async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:
+        """Write the request into a job that is active and has none; answers the job as it then is."""
+        ...
+
+    async def mark_synced(self, key: GenerationKey, synced: bool) -> None:
+        """Remember whether a viewer was given the snapshot."""
+        ...
+
+    async def renew(
+        self, replica: str, leases: Sequence[tuple[GenerationKey, int]], seconds: float
+    ) -> Sequence[Renewal]:
+        """Renew many leases in one call; answers one Renewal for each, in order."""
+        ...
+
+    async def take_over(
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+    ) -> Lease | None:
+        """Raise the epoch from `epoch` and become the owner; None when someone else was faster or the log is sealed."""
+        ...
+
+    async def expired(self, limit: int) -> Sequence[Job]:
+        """Active jobs whose lease has run out."""
+        ...
+
+    async def active(self, owner: Owner) -> Sequence[Job]:
+        """The owner's active jobs, oldest first; index entries found to be dead are pruned."""
+        ...
+
+    async def jobs(self, owner: Owner | None, status: Status | None, limit: int) -> Sequence[Job]:
+        """Jobs, newest first: of one owner or (None) of all, in one status or (None) in any."""
+        ...
+
+    async def counts(self) -> Counts: ...
+
+    async def save_checkpoint(self, key: GenerationKey, epoch: int, checkpoint: Checkpoint) -> None:
+        """Keep a dumped fold, so that joining costs the content and not the history. Raises Fenced."""
+        ...
+
+    async def checkpoint(self, key: GenerationKey) -> Checkpoint | None: ...
+
+    async def trim(self, key: GenerationKey, epoch: int, up_to: int) -> None:
+        """Forget records up to this offset, which a saved checkpoint must cover. Raises Fenced."""
+        ...
+
+    async def delete(self, key: GenerationKey) -> bool:
+        """Delete a settled job and its log; its number stays used. False when it is active or not there."""
+        ...
+
+    async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
+        """Delete what was settled longer ago than this many seconds (completed ones have their own figure)."""
+        ...
+
+
+class Hint(msgspec.Struct, frozen=True):
+    """A notification: the log reached `last_offset`; `control`: look at the job record (stop asked for, sealed, owner).
+
+    `records`, where given, are the log's last ones; a tail takes them only when they follow on what it has.
+    """
+
+    key: GenerationKey
+    last_offset: int = 0
+    records: Sequence[Record] = ()
+    control: bool = False
+
+
+class Channel(Protocol):
+    """One replica's end of a transport."""
+
+    def watch(self, key: GenerationKey) -> None:
+        """Ask for the hints about this generation."""
+        ...
+
+    def unwatch(self, key: GenerationKey) -> None: ...
+
+    def publish(self, hint: Hint) -> None:
+        """Send a hint to every replica that watches, this one excepted. Never waits, never raises, may be lost."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class EventTransport(Protocol):
+    """Carries hints. Losing, delaying, doubling or reordering every one of them changes latency only."""
+
+    async def connect(self, deliver: Callable[[Hint], None]) -> Channel:
+        """Open a channel whose hints go to `deliver`. Raises StoreUnavailable."""
+        ...
