@@ -1,0 +1,519 @@
+"""The façade: everything that an application does with generations, in one place.
+
+How a token travels: a run calls `Generation.text` (producer.py); the `LogWriter` gathers it with its neighbours and
+appends them to the `JobStore` (writer.py); what the store accepted goes to the generation's `Tail` on this replica and
+as a `Hint` to the others (tail.py); each `Viewer` takes from its tail what comes after its position (viewer.py); and an
+HTTP response writes that to its socket, as frames of one dialect (http/). Control goes the other way: `abort` writes
+into the job's record, and the owner's `Run` (runs.py) stops and seals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from enum import Enum
+from types import TracebackType
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from unspool import backends
+from unspool.content import Snapshot
+from unspool.errors import ConfigurationError, Gone, InvalidArgument, InvalidPosition, NotFound, ShuttingDown
+from unspool.events import Record, encode_data
+from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Status
+from unspool.options import Hooks, Options
+from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, Unknown, outcome_of
+from unspool.producer import Generation
+from unspool.protocols import Counts, Created, EventTransport, Hint, JobStore, NewJob
+from unspool.replica import Replica
+from unspool.resume import ResumeState, resume_state
+from unspool.runs import Run
+from unspool.subscription import Subscription
+from unspool.supervisor import Supervisor
+from unspool.tail import Tail
+from unspool.terminals import SAVE_FAILED, Aborted
+from unspool.viewer import Viewer
+
+
+class Anyone(Enum):
+    """The type of ANYONE."""
+
+    ANYONE = "anyone"
+
+
+ANYONE: Final = Anyone.ANYONE
+"""For trusted code, in the place of a user: whoever owns it. A value of its own, so that no client can name it."""
+
+User = str | Anyone | None
+
+RunFunction = Callable[[Generation], Awaitable[object]]
+_MAX_ID: Final = 256
+
+
+class GenerationManager:
+    """Starts generations, follows them, stops them. Safe for many tasks of one event loop.
+
+    An async context manager; or call `start_up` and `stop`. `user` and `tenant` say on whose behalf a call is made: a
+    generation that belongs to somebody else raises NotFound, exactly as one that does not exist. Trusted code may pass
+    ANYONE as the user.
+    """
+
+    def __init__(
+        self,
+        store: JobStore | None = None,
+        transport: EventTransport | None = None,
+        *,
+        options: Options | None = None,
+        hooks: Hooks | None = None,
+        replica: str | None = None,
+    ) -> None:
+        if (store is None) != (transport is None):
+            raise ConfigurationError("store and transport belong together: give both, or neither for memory mode")
+        self.options = options or Options()
+        self.hooks = hooks or Hooks()
+        if store is None or transport is None:
+            store, transport = backends.from_url("memory://", max_jobs=self.options.max_jobs)
+        self.store = store
+        self._transport = transport
+        self._name = replica
+        self._replica: Replica | None = None
+        self._supervisor: Supervisor | None = None
+
+    @classmethod
+    def from_url(
+        cls, url: str = "memory://", *, options: Options | None = None, hooks: Hooks | None = None
+    ) -> GenerationManager:
+        """A manager over the back end that `url` names. Raises ConfigurationError."""
+        store, transport = backends.from_url(url, max_jobs=(options or Options()).max_jobs)
+        return cls(store, transport, options=options, hooks=hooks)
+
+    def __repr__(self) -> str:
+        state = "not started" if self._replica is None else f"runs={len(self._replica.runs)}"
+        return f"<GenerationManager {self.store.kind} {state}>"
+
+    # life
+
+    async def start_up(self) -> None:
+        """Connect and begin the periodic work. Starting twice is harmless. Raises StoreUnavailable."""
+        if self._replica is not None:
+            return
+        await self.store.open()
+        await self.store.ping()
+        channel = await self._transport.connect(self._on_hint)
+        self._replica = Replica(self.store, channel, self.options, self.hooks, self._name)
+        self._supervisor = Supervisor(self._replica)
+        self._supervisor.start()
+
+    async def stop(self, drain: float | None = None) -> None:
+        """Let runs finish for `drain` seconds, interrupt the others, release the viewers. Stopping twice is harmless."""
+        replica, supervisor = self._replica, self._supervisor
+        if replica is None or supervisor is None or replica.closing:
+            return
+        try:
+            await replica.close(self.options.drain if drain is None else drain)
+        finally:
+            await supervisor.stop()
+            await replica.channel.close()
+            await self.store.close()
+            self._replica = self._supervisor = None
+
+    def release_viewers(self) -> None:
+        """Let all viewers go so that they follow again elsewhere; for a server that is told to stop. Idempotent."""
+        if self._replica is not None:
+            self._replica.release_viewers()
+
+    async def __aenter__(self) -> GenerationManager:
+        await self.start_up()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def replica(self) -> Replica:
+        if self._replica is None:
+            raise ConfigurationError("the manager is not started: use `async with manager:` or `await manager.start_up()`")
+        return self._replica
+
+    def _on_hint(self, hint: Hint) -> None:
+        if self._replica is not None:
+            self._replica.on_hint(hint)
+
+    # creating
+
+    async def start(
+        self,
+        stream_id: str,
+        run: RunFunction,
+        *,
+        user: str | None = None,
+        tenant: str | None = None,
+        request_id: str | None = None,
+        expect_generation: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> Job:
+        """Start a generation that runs detached from the caller; answers at once.
+
+        A running generation of the stream is replaced. The same `request_id` attaches to the same generation, whatever
+        the race. `expect_generation`: the number that the stream's last generation must have (0: none yet), else
+        GenerationConflict. Raises NotFound for a stream of another owner, CapacityExceeded, ShuttingDown,
+        InvalidArgument.
+        """
+        created = await self.create(
+            stream_id, run, user=user, tenant=tenant, request_id=request_id, expect_generation=expect_generation,
+            metadata=metadata, limits=limits,
+        )  # fmt: skip
+        return created.job
+
+    async def create(
+        self,
+        stream_id: str,
+        run: RunFunction,
+        *,
+        user: str | None = None,
+        tenant: str | None = None,
+        request_id: str | None = None,
+        expect_generation: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> Created:
+        """As `start`, and say whether the call attached to a generation, or replaced one."""
+        created, owned = await self._create(
+            stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits
+        )
+        if owned is not None:
+            owned.watch(asyncio.ensure_future(_call(run, owned.generation)))
+        return created
+
+    @asynccontextmanager
+    async def open(
+        self,
+        stream_id: str,
+        *,
+        user: str | None = None,
+        tenant: str | None = None,
+        expect_generation: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> AsyncGenerator[Generation, None]:
+        """Run a generation in the caller's own task: a worker, a queue consumer.
+
+        Leaving the block normally completes it, an exception makes it `error`, cancellation `aborted`. When it is
+        stopped, the block is cancelled and left; the code after it goes on, and `gen.stopping` tells.
+        """
+        _, run = await self._create(stream_id, Owner(user, tenant), None, expect_generation, metadata, limits)
+        assert run is not None
+        task = asyncio.current_task()
+        assert task is not None
+        run.adopt(task)
+        error: BaseException | None = None
+        try:
+            yield run.generation
+        except BaseException as raised:  # noqa: BLE001  (raised again below, unless it is our own cancellation)
+            error = raised
+        run.end(error)
+        try:
+            await _shielded(run.done.wait())
+        except asyncio.CancelledError as raised:
+            error = error or raised
+        if error is None or (isinstance(error, asyncio.CancelledError) and run.cancelled and task.uncancel() == 0):
+            return
+        raise error
+
+    async def _create(
+        self,
+        stream_id: str,
+        owner: Owner,
+        request_id: str | None,
+        expect_generation: int | None,
+        metadata: Mapping[str, Any] | None,
+        limits: Limits | None,
+    ) -> tuple[Created, Run | None]:
+        replica = self.replica
+        if replica.closing:
+            raise ShuttingDown
+        _check_id("stream_id", stream_id)
+        if request_id is not None:
+            _check_id("request_id", request_id)
+        if expect_generation is not None and expect_generation < 0:
+            raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
+        new = NewJob(
+            stream_id=stream_id, owner=owner, replica=replica.name, lease=self.options.lease, request_id=request_id,
+            expect_generation=expect_generation, metadata=_metadata(metadata), limits=limits or Limits(),
+        )  # fmt: skip
+        created = await self.store.create(new)
+        if created.replaced is not None:
+            self._tell_replaced(created.replaced)
+        if created.attached:
+            return created, None
+        return created, replica.own(created.job)
+
+    def _tell_replaced(self, job: Job) -> None:
+        run = self.replica.runs.get(job.key)
+        if run is not None:
+            run.lose()
+        tail = self.replica.tails.get(job.key)
+        assert job.terminal is not None
+        hint = Hint(job.key, job.last_offset, (job.terminal,), control=True)
+        if tail is not None:
+            tail.hint(hint)
+        self.replica.channel.publish(hint)
+
+    # following
+
+    async def follow(
+        self,
+        stream_id: str,
+        *,
+        user: User = None,
+        tenant: str | None = None,
+        after: int = 0,
+        generation: int | None = None,
+        snapshot: bool = False,
+    ) -> AsyncGenerator[Record, None]:
+        """Records after a position, in order, each once; ends after the terminal record.
+
+        `generation`: an older one instead of the stream's last. `snapshot`: begin with one `sync` record, the content so
+        far, then what follows it; a `sync` record with the reason `trimmed` also takes the place of records that are
+        no longer kept. Raises NotFound, Gone, InvalidPosition, ViewerReleased.
+        """
+        viewer = await self.view(
+            stream_id, user=user, tenant=tenant, after=after, generation=generation, snapshot=snapshot
+        )
+        async with viewer, aclosing(viewer.__aiter__()) as records:
+            async for record in records:
+                yield record
+
+    async def view(
+        self,
+        stream_id: str,
+        *,
+        user: User = None,
+        tenant: str | None = None,
+        after: int = 0,
+        generation: int | None = None,
+        snapshot: bool = False,
+    ) -> Viewer:
+        """As `follow`, as an object: a Viewer, attached at once. Close it, or use it as a context manager."""
+        replica = self.replica
+        job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
+        if after < 0 or after > job.last_offset:
+            raise InvalidPosition(
+                f"generation {job.generation} has offsets {job.first_offset} to {job.last_offset}; {after} is not one",
+                generation=job.generation, first_offset=job.first_offset, last_offset=job.last_offset,
+            )  # fmt: skip
+        tail = await replica.tail(job.key, job)
+        return replica.attach(tail, job, after, snapshot=snapshot)
+
+    async def subscribe(
+        self,
+        stream_id: str,
+        *,
+        on_record: Callable[[Record], object],
+        on_done: Callable[[Record], object] | None = None,
+        on_error: Callable[[Record], object] | None = None,
+        user: User = None,
+        tenant: str | None = None,
+        after: int = 0,
+        generation: int | None = None,
+        snapshot: bool = False,
+    ) -> Subscription:
+        """As `follow`, with callbacks: `on_record` for each, `on_error` for a terminal `failed`, `on_done` for the others.
+
+        A callback that raises is logged, and the next record comes all the same. `Subscription.cancel` is idempotent,
+        and nothing is delivered after it.
+        """
+        viewer = await self.view(
+            stream_id, user=user, tenant=tenant, after=after, generation=generation, snapshot=snapshot
+        )
+        return Subscription(viewer, on_record, on_done, on_error)
+
+    # stopping
+
+    async def abort(
+        self,
+        stream_id: str,
+        *,
+        generation: int | None = None,
+        user: User = None,
+        tenant: str | None = None,
+        by: str = "user",
+        reason: str | None = None,
+    ) -> AbortOutcome:
+        """Stop a generation, from any replica, and answer once it is sealed.
+
+        The owner gets `abort_grace` seconds; when it is dead or deaf this replica raises the epoch and seals itself.
+        """
+        try:
+            job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
+        except (NotFound, Gone):
+            return Unknown()
+        replica = self.replica
+        tail = await replica.tail(job.key, job)
+        if not job.settled:
+            job = await self.store.request_abort(job.key, by, reason)
+            asked = not job.settled
+        else:
+            asked = False
+        if asked:
+            verdict = Aborted(by, reason)
+            run = replica.runs.get(job.key)
+            if run is not None:
+                run.stop(verdict)
+            else:
+                replica.channel.publish(Hint(job.key, control=True))
+            job = await self._sealed(tail, verdict)
+        return await self._answer(tail, job, asked)
+
+    async def _sealed(self, tail: Tail, verdict: Aborted) -> Job:
+        """Wait for the seal for as long as the owner may take, then take over and seal here."""
+        patience = self.options.abort_grace + min(1.0, self.options.lease / 3)
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            job = await self.store.get(*tail.key)
+            left = deadline - asyncio.get_running_loop().time()
+            if job.settled:
+                return job
+            if left <= 0:
+                run = self.replica.runs.get(tail.key)
+                if run is not None:  # ours: its hooks are at work, and they have a time limit of their own
+                    await run.done.wait()
+                    continue
+                lease = await self.store.take_over(
+                    tail.key, job.lease.epoch, self.replica.name, self.options.lease, only_expired=False
+                )
+                if lease is not None:
+                    return (await self.replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job
+                continue
+            await tail.wait_settled(min(left, self.options.poll))
+
+    async def _answer(self, tail: Tail, job: Job, asked: bool) -> AbortOutcome:
+        snapshot = await tail.snapshot()
+        if job.status is Status.ERROR and job.terminal is not None and job.terminal.data.get("code") == SAVE_FAILED:
+            if asked or not await self.replica.settler.save_partial(job, snapshot):
+                return outcome_of(SaveFailed, job, snapshot)
+            return outcome_of(AlreadySettled, job, snapshot)
+        stopped = asked and job.status is Status.ABORTED
+        return outcome_of(Stopped if stopped else AlreadySettled, job, snapshot)
+
+    # asking
+
+    async def job(
+        self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
+    ) -> Job:
+        """The job of a stream's last generation, or of an older one. Raises NotFound, Gone."""
+        return await self.store.get(stream_id, generation, owner=_owner(user, tenant))
+
+    async def snapshot(
+        self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
+    ) -> Snapshot:
+        """The content so far, labelled with the offset that it covers. Raises NotFound, Gone."""
+        job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
+        return await (await self.replica.tail(job.key, job)).snapshot()
+
+    async def resume_state(
+        self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
+    ) -> ResumeState | None:
+        """What a client needs to show the generation as it stands; None when there is none."""
+        try:
+            job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
+        except (NotFound, Gone):
+            return None
+        return resume_state(job, await (await self.replica.tail(job.key, job)).snapshot())
+
+    async def was_synced(self, stream_id: str, *, user: User = None, tenant: str | None = None) -> bool:
+        """Whether a viewer was given the snapshot since viewers were last all gone: known here, else by the store."""
+        job = await self.job(stream_id, user=user, tenant=tenant)
+        tail = self.replica.tails.get(job.key)
+        return (tail is not None and tail.synced) or job.synced
+
+    async def active(self, *, user: str | None = None, tenant: str | None = None) -> Sequence[Job]:
+        """The caller's active jobs, oldest first."""
+        return await self.store.active(Owner(user, tenant))
+
+    async def jobs(
+        self, *, user: User = None, tenant: str | None = None, status: Status | None = None, limit: int = 100
+    ) -> Sequence[Job]:
+        """The caller's jobs, newest first, those within retention included."""
+        return await self.store.jobs(_owner(user, tenant), status, limit)
+
+    async def counts(self) -> Counts:
+        """How many jobs the store holds, in all and by status."""
+        return await self.store.counts()
+
+    async def update(
+        self, stream_id: str, *, user: User = None, tenant: str | None = None, **metadata: Any
+    ) -> Job:
+        """Set metadata of the running generation; None clears a field. Raises NotFound, Fenced when it has ended."""
+        _metadata(metadata)
+        job = await self.job(stream_id, user=user, tenant=tenant)
+        return await self.store.update(job.key, job.lease.epoch, metadata)
+
+    async def delete(self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int) -> bool:
+        """Delete an ended generation before its retention is over; False when it is active or gone."""
+        try:
+            job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
+        except (NotFound, Gone):
+            return False
+        return await self.store.delete(job.key)
+
+    def statistics(self) -> dict[str, Any]:
+        """Figures of this replica, for people and metrics."""
+        replica = self.replica
+        return {
+            "store": self.store.kind,
+            "replica": replica.name,
+            "runs": {str(key): run.generation.statistics() for key, run in replica.runs.items()},
+            "tails": len(replica.tails),
+            "viewers": len(replica.viewers),
+        }
+
+
+def _owner(user: User, tenant: str | None) -> Owner | None:
+    return None if isinstance(user, Anyone) else Owner(user, tenant)
+
+
+async def _call(run: RunFunction, generation: Generation) -> object:
+    return await run(generation)
+
+
+async def _shielded(wait: Awaitable[Any]) -> None:
+    """Wait to the end whatever happens; a cancellation is passed on afterwards."""
+    task = asyncio.ensure_future(wait)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _metadata(fields: Mapping[str, Any] | None) -> Metadata:
+    if not fields:
+        return Metadata()
+    encode_data(dict(fields), where="metadata")
+    known = {name: value for name, value in fields.items() if name in Metadata.__struct_fields__}
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise InvalidArgument(f"metadata has no field {unknown[0]!r}; put what is your own into 'extra'")
+    return replace(Metadata(), **known)
+
+
+def _check_id(name: str, value: str) -> None:
+    if not isinstance(value, str) or not value or len(value) > _MAX_ID or not value.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidArgument(f"{name} must be 1 to {_MAX_ID} printable characters")
+    if not value.isascii():
+        raise InvalidArgument(f"{name} must be ASCII: it travels in URLs and headers")
+
+
+def new_stream_id() -> str:
+    """A fresh stream id, for applications that have no name of their own for a conversation."""
+    return secrets.token_urlsafe(12)

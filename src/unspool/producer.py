@@ -1,0 +1,203 @@
+"""The handle that a run writes through.
+
+A run gets a `Generation` and calls its verbs; each becomes an event of the vocabulary, placed (which part a delta
+belongs to), checked and queued for the log. Whoever started the run decides how it ends; see `runs.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+from unspool import events
+from unspool.content import Snapshot
+from unspool.errors import GenerationStopped, InvalidArgument
+from unspool.events import DELTAS, Event, check_event, check_text, encode_data
+from unspool.jobs import GenerationKey, Job, Metadata, Status
+from unspool.terminals import Completed
+from unspool.writer import LogWriter
+
+_METADATA_FIELDS: Final = frozenset(Metadata.__struct_fields__)
+_CAPTURED: Final = ("conversation_id", "user_message", "response_id", "sender", "model")
+_BREAKS: Final = frozenset(
+    {events.TOOL_CALL, events.AGENT_UPDATE, events.FILE, events.SOURCE, events.STEER_APPLIED, events.STEP_STARTED}
+)
+"""Events after which text begins a new part."""
+
+
+class Generation:
+    """One running generation, as its run sees it.
+
+    Every verb that writes waits while the log's backlog is full, and raises GenerationStopped once the generation was
+    stopped or has ended (Fenced when another owner took it over), InvalidEvent for what no log may hold. `stopping` is
+    set when the run should come to its end: whoever waits for something outside may wait for it as well.
+    """
+
+    def __init__(self, job: Job, writer: LogWriter, snapshot: Callable[[], Awaitable[Snapshot]]) -> None:
+        self.job = job
+        self.stopping = asyncio.Event()
+        self.verdict = Completed()
+        self._writer = writer
+        self._snapshot = snapshot
+        self._open_parts: dict[str | None, tuple[str, str]] = {}  # agent → the part that its deltas go on with
+        self._parts = 0
+        self._calls: dict[tuple[str, str], int] = {}
+        self._pending_approvals: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.key} last={self._writer.last} stopping={self.stopping.is_set()}>"
+
+    @property
+    def key(self) -> GenerationKey:
+        return self.job.key
+
+    @property
+    def stream_id(self) -> str:
+        return self.job.stream_id
+
+    @property
+    def generation(self) -> int:
+        return self.job.generation
+
+    @property
+    def paused(self) -> bool:
+        """It waits for an approval: silence is no stall."""
+        return bool(self._pending_approvals)
+
+    async def emit(self, type: str, data: Mapping[str, Any] | None = None, *, internal: bool = False) -> None:
+        """Emit an event of any type. `internal`, here or in the data, keeps it on the server."""
+        await self.emit_event(Event(type, dict(data) if data is not None else {}, internal))
+
+    async def emit_event(self, event: Event) -> None:
+        """Emit an event that exists already: what `emit` and `relay` do."""
+        check_event(event)
+        kind, data = event.type, event.data
+        internal = event.internal or data.get("internal") is True
+        self._refuse_when_stopping(kind)
+        if kind in DELTAS:
+            self._put_delta(kind, data, internal)
+        else:
+            payload = encode_data(data, where=f"data of {kind!r}")
+            if kind in _BREAKS:
+                self._open_parts.pop(data.get("agent"), None)
+            self._writer.put(kind, payload, internal)
+            self._capture(kind, data)
+        if self._writer.full:
+            await self._writer.room()
+
+    async def text(self, text: str, **marks: str) -> None:
+        """Emit a piece of text. `marks`: `part_id`, `agent`, `group`, `step`; without a part id it goes on with the
+        part that the agent's last delta went to."""
+        self._refuse_when_stopping(events.TEXT_DELTA)
+        self._put_delta(events.TEXT_DELTA, {"text": check_text(text), **marks}, False)
+        if self._writer.full:
+            await self._writer.room()
+
+    async def reasoning(self, text: str, **marks: str) -> None:
+        """Emit a piece of reasoning, placed as `text` is."""
+        await self.emit_event(Event(events.REASONING_DELTA, {"text": text, **marks}))
+
+    async def tool_call(self, call_id: str, name: str, arguments: object = None, **marks: str) -> None:
+        """Say that a tool is called; `arguments`: JSON text or any JSON value, or None when deltas will bring them."""
+        data: dict[str, Any] = {"call_id": call_id, "name": name, **marks}
+        if arguments is not None:
+            data["arguments"] = arguments
+        await self.emit_event(Event(events.TOOL_CALL, data))
+
+    async def tool_result(self, call_id: str, output: object, **marks: str) -> None:
+        """Say what a tool answered: any JSON value."""
+        await self.emit_event(Event(events.TOOL_RESULT, {"call_id": call_id, "output": output, **marks}))
+
+    async def tool_error(self, call_id: str, message: str, **marks: str) -> None:
+        """Say that a tool failed."""
+        await self.emit_event(Event(events.TOOL_ERROR, {"call_id": call_id, "message": message, **marks}))
+
+    async def usage(self, call_id: str, **usage: Any) -> None:
+        """Report one model call's usage (the fields of `ledger.Usage`, model, provider). Taken while stopping, too."""
+        await self.emit_event(Event(events.USAGE, {"call_id": call_id, **usage}))
+
+    async def relay(self, stream: AsyncIterator[Event]) -> None:
+        """Emit everything that a model streams; the model is stopped when the run is."""
+        if not hasattr(stream, "aclose"):
+            async for event in stream:
+                await self.emit_event(event)
+            return
+        async with aclosing(stream):  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+            async for event in stream:
+                await self.emit_event(event)
+
+    async def update(self, **metadata: Any) -> None:
+        """Set fields of the job's metadata; None clears one, the others stay. Raises InvalidArgument."""
+        for field in metadata:
+            if field not in _METADATA_FIELDS:
+                raise InvalidArgument(f"metadata has no field {field!r}; use one of {', '.join(sorted(_METADATA_FIELDS))}")
+        encode_data(metadata, where="metadata")
+        self._refuse_when_stopping("metadata")
+        self._writer.put_metadata(metadata)
+        await self._writer.flush()
+
+    def finish(self, *, message: Mapping[str, Any] | None = None, finish_reason: str | None = None) -> None:
+        """Say what the terminal record will carry when the run returns; a run that fails afterwards still fails."""
+        final = dict(message) if message is not None else self.verdict.message
+        if final is not None:
+            encode_data(final, where="message")
+        self.verdict = Completed(finish_reason or self.verdict.finish_reason, final)
+
+    async def snapshot(self) -> Snapshot:
+        """The content so far, with all that was emitted before this call. A copy."""
+        await self._writer.flush()
+        return await self._snapshot()
+
+    def call_id(self, agent: str = "main", step: str = "0") -> str:
+        """A new id for a model call: `{stream}/{generation}/{agent}/{step}/{attempt}`, never given twice."""
+        attempt = self._calls[agent, step] = self._calls.get((agent, step), 0) + 1
+        return f"{self.key}/{agent}/{step}/{attempt}"
+
+    def statistics(self) -> dict[str, Any]:
+        """Figures for people and metrics: last offset, bytes written, whether it is stopping."""
+        return {"offset": self._writer.last, "bytes": self._writer.bytes, "stopping": self.stopping.is_set()}
+
+    def _refuse_when_stopping(self, kind: str) -> None:
+        # What a stopped call has used is truth and must be told; everything else came too late.
+        if self.stopping.is_set() and kind != events.USAGE:
+            raise GenerationStopped(f"{self.key} was stopped; {kind} came too late")
+
+    def _put_delta(self, kind: str, data: Mapping[str, Any], internal: bool) -> None:
+        name = DELTAS[kind]
+        marks = {field: value for field, value in data.items() if field not in ("text", name, "internal")}
+        if marks:
+            encode_data(marks, where=f"data of {kind!r}")
+        text = check_text(data["text"])
+        if kind == events.TOOL_ARGS_DELTA:
+            self._writer.put_delta(kind, check_text(data["call_id"]), text, marks, internal)
+            return
+        agent = data.get("agent")
+        part_id = data.get("part_id")
+        if part_id is None:
+            opened = self._open_parts.get(agent)
+            if opened is not None and opened[0] == kind:
+                part_id = opened[1]
+            else:
+                self._parts += 1
+                part_id = f"p{self._parts}"
+        self._open_parts[agent] = (kind, part_id)
+        self._writer.put_delta(kind, part_id, text, marks, internal)
+
+    def _capture(self, kind: str, data: Mapping[str, Any]) -> None:
+        """What an event says about the whole job goes into its record, in the same append."""
+        if kind == events.CREATED:
+            self._writer.put_metadata({field: data[field] for field in _CAPTURED if field in data})
+        elif kind == events.TITLE:
+            self._writer.put_metadata({"title": data["text"]})
+        elif kind == events.STEP_FINISHED and isinstance(data.get("finish_reason"), str):
+            self.finish(finish_reason=data["finish_reason"])
+        elif kind == events.APPROVAL_REQUESTED:
+            if not self._pending_approvals:
+                self._writer.put_status(Status.REQUIRES_ACTION)
+            self._pending_approvals.add(data["action_id"])
+        elif kind == events.APPROVAL_RESOLVED:
+            self._pending_approvals.discard(data["action_id"])
+            if not self._pending_approvals:
+                self._writer.put_status(Status.RUNNING)

@@ -1,0 +1,183 @@
+"""What one replica holds: the runs that it owns, the tails of the logs that somebody follows here, its hints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from typing import Any
+
+from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
+from unspool.jobs import GenerationKey, Job
+from unspool.options import Hooks, Options
+from unspool.protocols import Channel, EventTransport, Hint, JobStore
+from unspool.runs import Run
+from unspool.settlement import Settler
+from unspool.tail import Tail
+from unspool.terminals import INTERRUPTED, Aborted, Failed
+from unspool.viewer import End, Viewer
+
+_log = logging.getLogger("unspool")
+_LINGER = 5.0  # seconds that a tail without viewers is kept for those who come right back
+
+
+class Replica:
+    """Runs, tails and viewers of this process, between a store and a channel of hints."""
+
+    def __init__(self, store: JobStore, channel: Channel, options: Options, hooks: Hooks, name: str | None) -> None:
+        self.name = name or f"replica-{secrets.token_hex(4)}"
+        self.store = store
+        self.channel = channel
+        self.options = options
+        self.hooks = hooks
+        self.settler = Settler(store, channel, hooks, options.hook_timeout)
+        self.runs: dict[GenerationKey, Run] = {}
+        self.tails: dict[GenerationKey, Tail] = {}
+        self.viewers: set[Viewer] = set()
+        self.closing = False
+        self._background: set[asyncio.Task[Any]] = set()
+
+    # tails and viewers
+
+    def _keep(self, key: GenerationKey, last: int) -> Tail:
+        tail = self.tails.get(key)
+        if tail is None:
+            tail = Tail(
+                key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes
+            )
+            tail.idle_since = asyncio.get_running_loop().time()
+            self.tails[key] = tail
+            self.channel.watch(key)
+        return tail
+
+    async def tail(self, key: GenerationKey, job: Job | None = None) -> Tail:
+        """The tail of a log, made when it is first asked for. Raises NotFound or Gone."""
+        tail = self.tails.get(key)
+        if tail is None:
+            job = job or await self.store.get(*key)
+            # The terminal record is left for the first repair to find, so that every tail learns of its end in one way.
+            tail = self._keep(key, job.last_offset - 1 if job.settled else job.last_offset)
+            if job.terminal is not None:
+                tail.accept([job.terminal])
+        return tail
+
+    def drop_idle_tails(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for key, tail in list(self.tails.items()):
+            if tail.viewers == 0 and key not in self.runs and (tail.sealed or now - tail.idle_since >= _LINGER):
+                del self.tails[key]
+                self.channel.unwatch(key)
+
+    def attach(self, tail: Tail, job: Job, after: int, *, snapshot: bool) -> Viewer:
+        """A new viewer of this tail. Raises ShuttingDown."""
+        if self.closing:
+            raise ShuttingDown
+        self.tails.setdefault(tail.key, tail)  # it may have been dropped while the caller waited
+        viewer = Viewer(tail, after, snapshot=snapshot, detach=self._detach)
+        self.viewers.add(viewer)
+        tail.viewers += 1
+        if tail.viewers == 1 and self.hooks.first_viewer and not job.settled:
+            self.spawn(self.settler.call(self.hooks.first_viewer, job))
+        if tail.held < tail.last and not tail.local:
+            tail.repair_soon()
+        return viewer
+
+    def _detach(self, viewer: Viewer) -> None:
+        tail = viewer.tail
+        self.viewers.discard(viewer)
+        tail.viewers -= 1
+        if tail.viewers:
+            return
+        tail.idle_since = asyncio.get_running_loop().time()
+        tail.unsync(self.spawn)
+        if not tail.sealed and viewer.end is not End.RELEASED and self.hooks.all_viewers_left:
+            self.spawn(self._tell_all_left(tail))
+
+    async def _tell_all_left(self, tail: Tail) -> None:
+        try:
+            job = await self.store.get(*tail.key)
+            snapshot = await tail.snapshot()
+        except (NotFound, Gone, StoreUnavailable) as error:
+            _log.warning("%s: the hooks for 'all viewers left' were not called: %s", tail.key, error)
+            return
+        await self.settler.call(self.hooks.all_viewers_left, job, snapshot)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in the background; `close` waits for it."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # runs
+
+    def own(self, job: Job) -> Run:
+        """Become the producer of a job that this replica has just created."""
+        tail = self._keep(job.key, job.last_offset)
+        run = Run(job, tail, self.store, self.channel, self.settler, self.options, self._disown)
+        self.runs[job.key] = run
+        return run
+
+    def _disown(self, run: Run) -> None:
+        self.runs.pop(run.key, None)
+        run.tail.idle_since = asyncio.get_running_loop().time()
+
+    # hints
+
+    def on_hint(self, hint: Hint) -> None:
+        """Called by the transport. A hint about a run of ours that is not from us says: look at the job record."""
+        tail = self.tails.get(hint.key)
+        run = self.runs.get(hint.key)
+        if run is None:
+            if tail is not None:
+                tail.hint(hint)
+        elif hint.control:
+            self.spawn(self._look(run))
+
+    async def _look(self, run: Run) -> None:
+        try:
+            job = await self.store.get(*run.key)
+        except (NotFound, Gone):
+            run.lose()
+            return
+        except StoreUnavailable as error:
+            _log.warning("%s: a control hint could not be followed up: %s", run.key, error)
+            return
+        if job.settled or job.lease.epoch != run.epoch:
+            run.lose()
+        elif job.abort is not None:
+            run.stop(Aborted(job.abort.by, job.abort.reason))
+
+    # the end
+
+    def release_viewers(self) -> None:
+        """Let all viewers go without an end, and take no new ones."""
+        self.closing = True
+        for viewer in list(self.viewers):
+            viewer.release()
+
+    async def close(self, drain: float) -> None:
+        """Let runs finish within `drain` seconds, interrupt the rest, release the viewers of everybody else's."""
+        self.closing = True
+        runs = list(self.runs.values())
+        if runs:
+            await _all_done(runs, drain)
+        for run in list(self.runs.values()):
+            run.stop(Failed(INTERRUPTED, "The server was shut down before the answer was complete.", retryable=True))
+        runs = list(self.runs.values())
+        if runs:
+            await _all_done(runs, self.options.abort_grace + self.options.hook_timeout)
+        await asyncio.sleep(0)  # viewers of what has just been sealed take their terminal record first
+        self.release_viewers()
+        if self._background:
+            await asyncio.wait(self._background, timeout=self.options.hook_timeout)
+        for tail in self.tails.values():
+            tail.close()
+        self.tails.clear()
+
+
+async def _all_done(runs: list[Run], seconds: float) -> None:
+    waits = [asyncio.ensure_future(run.done.wait()) for run in runs]
+    _, waiting = await asyncio.wait(waits, timeout=seconds)
+    for task in waiting:
+        task.cancel()

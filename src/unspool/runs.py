@@ -1,0 +1,199 @@
+"""A run: the task behind a generation. How it is stopped, and how its end becomes a seal.
+
+Three things can end a run: its task comes to an end, its grace time after a stop is over, or the lease is lost. The
+first to happen is final; what the task does afterwards meets a writer that refuses everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from unspool.errors import Fenced, GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable
+from unspool.events import Record
+from unspool.jobs import GenerationKey, Job
+from unspool.options import Options
+from unspool.producer import Generation
+from unspool.protocols import Channel, Checkpoint, Hint, JobStore
+from unspool.settlement import Settler
+from unspool.tail import Tail
+from unspool.terminals import Aborted, Failed, Verdict
+from unspool.writer import LogWriter
+
+_log = logging.getLogger("unspool")
+
+
+class Run:
+    """One generation that this replica owns. `done` is set when its log is sealed, or was lost to somebody else."""
+
+    def __init__(
+        self,
+        job: Job,
+        tail: Tail,
+        store: JobStore,
+        channel: Channel,
+        settler: Settler,
+        options: Options,
+        finished: Callable[[Run], None],
+    ) -> None:
+        self.job = job
+        self.tail = tail
+        self.done = asyncio.Event()
+        self.lost = False
+        self.cancelled = False  # we cancelled the task; nobody else did
+        self.started_at = self.active_at = asyncio.get_running_loop().time()
+        self._store = store
+        self._channel = channel
+        self._settler = settler
+        self._options = options
+        self._finished = finished
+        self._task: asyncio.Task[object] | None = None
+        self._stop: Verdict | None = None
+        self._ended: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+        self._grace: asyncio.TimerHandle | None = None
+        self._checkpointed = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._writer = LogWriter(
+            store, job.key, job.lease.epoch, self._publish, self._on_lost,
+            last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
+        )  # fmt: skip
+        self.generation = Generation(job, self._writer, tail.snapshot)
+        tail.local = True
+        self._settling = asyncio.create_task(self._settle(), name=f"settle {job.key}")
+
+    def __repr__(self) -> str:
+        return f"<Run {self.key} stop={self._stop} lost={self.lost} done={self.done.is_set()}>"
+
+    @property
+    def key(self) -> GenerationKey:
+        return self.job.key
+
+    @property
+    def epoch(self) -> int:
+        return self.job.lease.epoch
+
+    # the task
+
+    def watch(self, task: asyncio.Task[object]) -> None:
+        """Follow a task that is the run: its end ends the generation."""
+        self._task = task
+        task.add_done_callback(self._on_task_done)
+        if self.generation.stopping.is_set():
+            self._cancel()
+
+    def adopt(self, task: asyncio.Task[object]) -> None:
+        """Let a stop cancel this task, which is the caller's own; `end` says when its part is over."""
+        self._task = task
+
+    def end(self, error: BaseException | None) -> None:
+        """The run is over: it returned, was cancelled or failed."""
+        if not self._ended.done():
+            self._ended.set_result(self._stop or self._verdict(error))
+
+    def _on_task_done(self, task: asyncio.Task[object]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self._ended.done() and error is not None and not isinstance(error, asyncio.CancelledError | GenerationStopped):
+            _log.warning("%s: the run failed after its generation had ended: %r", self.key, error)
+        self.end(error)
+
+    def _verdict(self, error: BaseException | None) -> Verdict:
+        match error:
+            case None:
+                return self.generation.verdict
+            case RunFailed():
+                return Failed(error.reason, error.message, error.retryable)
+            case asyncio.CancelledError():
+                return Aborted("owner", "cancelled")
+            case _:
+                _log.error("%s: the run failed", self.key, exc_info=error)
+                return Failed("run_failed", f"The run failed with {type(error).__name__}.")
+
+    # stopping
+
+    def stop(self, verdict: Verdict) -> None:
+        """Stop the run, to be sealed with this verdict: the first stop wins. It has the grace time to clean up."""
+        if self._stop is not None or self._ended.done():
+            return
+        self._stop = verdict
+        self.generation.stopping.set()
+        self._cancel()
+        self._grace = asyncio.get_running_loop().call_later(self._options.abort_grace, self._fence)
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._task.done():
+            self.cancelled = True
+            self._task.cancel()
+
+    def _fence(self) -> None:
+        if not self._ended.done():
+            _log.warning("%s: the run did not stop within %s s and is fenced off", self.key, self._options.abort_grace)
+            self._writer.refuse(GenerationStopped(f"{self.key} was stopped"))
+            self._ended.set_result(self._stop)
+
+    def _on_lost(self, error: Exception) -> None:
+        """Somebody else owns or has sealed the log: stop, and seal nothing."""
+        if self.lost:
+            return
+        self.lost = True
+        self._writer.refuse(error if isinstance(error, Fenced) else Fenced(str(error)))
+        self.generation.stopping.set()
+        if not self._ended.done():
+            self._cancel()
+            self._ended.set_result(None)
+        self.tail.repair_soon()
+
+    def lose(self) -> None:
+        """The lease is gone: what the store said when it was asked."""
+        self._on_lost(Fenced(f"{self.key} has another owner, or is sealed"))
+
+    # publishing and keeping
+
+    def _publish(self, records: Sequence[Record]) -> None:
+        self.active_at = asyncio.get_running_loop().time()
+        self.tail.accept(records)
+        self._channel.publish(Hint(self.key, records[-1].offset, records))
+        due = max(self._options.checkpoint_every, self._writer.last // 8)
+        if self._writer.last - self._checkpointed >= due and self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name=f"checkpoint {self.key}")
+
+    async def _keep(self) -> None:
+        """Save a checkpoint, and trim what it covers of a log beyond its bound."""
+        try:
+            offset, state = await self.tail.dump()
+            await self._store.save_checkpoint(self.key, self.epoch, Checkpoint(offset, state))
+            self._checkpointed = offset
+            surplus = self._writer.last - self._options.log_records
+            if surplus > 0:
+                await self._store.trim(self.key, self.epoch, min(surplus, offset))
+        except (Fenced, NotFound, Gone, StoreUnavailable) as error:
+            _log.info("%s: no checkpoint this time: %s", self.key, error)
+        finally:
+            self._keeper = None
+
+    # settling
+
+    async def _settle(self) -> None:
+        verdict = await self._ended
+        try:
+            if verdict is not None:
+                await self._seal(verdict)
+        finally:
+            if self._grace is not None:
+                self._grace.cancel()
+            self.generation.stopping.set()
+            self._writer.refuse(GenerationStopped(f"{self.key} has ended"))
+            self.tail.local = False
+            self.done.set()
+            self._finished(self)
+
+    async def _seal(self, verdict: Verdict) -> None:
+        try:
+            await self._writer.flush()
+            await self._settler.settle(self.key, self.epoch, verdict, self.tail)
+        except (Fenced, NotFound, Gone) as error:
+            _log.warning("%s: not sealed here: %s", self.key, error)
+            self.lost = True
+            self.tail.repair_soon()
+        except StoreUnavailable:
+            _log.exception("%s: not sealed, the store is unavailable; the lease will run out", self.key)

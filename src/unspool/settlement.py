@@ -1,0 +1,72 @@
+"""Settling: from a verdict to the sealed log, whoever seals: the owner, a replica that takes over, the sweep."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from unspool.content import Snapshot
+from unspool.events import encode_data
+from unspool.jobs import GenerationKey, Job
+from unspool.options import Hooks
+from unspool.protocols import Channel, Hint, JobStore, Sealed
+from unspool.tail import Tail
+from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, terminal
+
+_log = logging.getLogger("unspool")
+
+
+class Settler:
+    """Seals logs and tells everybody."""
+
+    def __init__(self, store: JobStore, channel: Channel, hooks: Hooks, hook_timeout: float) -> None:
+        self._store = store
+        self._channel = channel
+        self._hooks = hooks
+        self._hook_timeout = hook_timeout
+
+    async def settle(
+        self, key: GenerationKey, epoch: int, verdict: Verdict, tail: Tail, *, metadata: Mapping[str, Any] | None = None
+    ) -> Sealed:
+        """Save the partial answer where one ends unfinished, then seal. Raises Fenced, StoreUnavailable."""
+        job = await self._store.get(*key)
+        if job.settled:
+            self.announce(tail, job)
+            return Sealed(job, won=False)
+        snapshot = await tail.snapshot()
+        if not isinstance(verdict, Completed) and not await self.save_partial(job, snapshot):
+            if isinstance(verdict, Aborted):
+                verdict = Failed(SAVE_FAILED, "The answer was stopped, but could not be saved; reload.", retryable=True)
+            else:
+                _log.error("%s: the partial answer was not saved", key)
+        kind, data = terminal(verdict, job, snapshot)
+        sealed = await self._store.seal(key, epoch, kind, encode_data(data), metadata=metadata)
+        self.announce(tail, sealed.job)
+        if sealed.won:
+            await self.call(self._hooks.settled, sealed.job, snapshot)
+        return sealed
+
+    def announce(self, tail: Tail, job: Job) -> None:
+        """Bring the terminal record of a sealed job to the viewers, here and on every other replica."""
+        assert job.terminal is not None
+        records = (job.terminal,)
+        tail.hint(Hint(job.key, job.last_offset, records))
+        self._channel.publish(Hint(job.key, job.last_offset, records, control=True))
+
+    async def save_partial(self, job: Job, snapshot: Snapshot) -> bool:
+        """Call the hooks that save an unfinished answer; False when one failed."""
+        return await self.call(self._hooks.save_partial, job, snapshot)
+
+    async def call(self, hooks: Sequence[Callable[..., Awaitable[None]]], *args: object) -> bool:
+        """Call hooks one after the other, each within its time; one that fails is logged and stops no other."""
+        good = True
+        for hook in list(hooks):
+            try:
+                async with asyncio.timeout(self._hook_timeout):
+                    await hook(*args)
+            except Exception:
+                _log.exception("a hook failed: %r", hook)
+                good = False
+        return good

@@ -1,0 +1,107 @@
+"""The periodic work of a replica: leases renewed, dead owners noticed, stalls ended, retention kept, hints backed up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from unspool.errors import Fenced, Gone, NotFound, StoreUnavailable
+from unspool.replica import Replica
+from unspool.terminals import OWNER_LOST, Aborted, Failed
+
+_log = logging.getLogger("unspool.supervisor")
+_EXPIRED_PER_SWEEP = 100
+
+
+class Supervisor:
+    """Three loops over one replica; each survives a store that is away."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        options = self._replica.options
+        for name, seconds, work in (
+            ("renew", options.lease / 3, self.renew),
+            ("sweep", options.sweep, self.sweep),
+            ("poll", options.poll, self.poll),
+        ):
+            self._tasks.append(asyncio.create_task(self._every(seconds, work), name=f"unspool {name}"))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except StoreUnavailable as error:
+                _log.warning("the store is unavailable: %s", error)
+            except Exception:
+                # One bad job must not end the care of all the others.
+                _log.exception("periodic work failed; it goes on with the next round")
+
+    async def renew(self) -> None:
+        """Renew all leases in one call, and hear of stops whose hints were lost."""
+        replica = self._replica
+        runs = list(replica.runs.values())
+        if not runs:
+            return
+        leases = [(run.key, run.epoch) for run in runs]
+        found = await replica.store.renew(replica.name, leases, replica.options.lease)
+        for run, renewal in zip(runs, found, strict=True):
+            if run.done.is_set():
+                continue
+            if not renewal.held:
+                run.lose()
+            elif renewal.abort is not None:
+                run.stop(Aborted(renewal.abort.by, renewal.abort.reason))
+
+    async def sweep(self) -> None:
+        """End what is stalled or too long, take over what has no owner, delete what is past retention."""
+        replica = self._replica
+        self._end_overdue()
+        await self._take_over_expired()
+        options = replica.options
+        completed = options.retention if options.completed_retention is None else options.completed_retention
+        await replica.store.delete_expired(options.retention, completed)
+        replica.drop_idle_tails()
+
+    def _end_overdue(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for run in list(self._replica.runs.values()):
+            limits = run.job.limits
+            if limits.stall and not run.generation.paused and now - run.active_at >= limits.stall:
+                run.stop(Aborted("system", "stalled"))
+            elif limits.duration and now - run.started_at >= limits.duration:
+                run.stop(Aborted("system", "duration"))
+
+    async def _take_over_expired(self) -> None:
+        replica = self._replica
+        for job in await replica.store.expired(_EXPIRED_PER_SWEEP):
+            if job.key in replica.runs:
+                continue  # ours, and only late: the renewal decides
+            lease = await replica.store.take_over(
+                job.key, job.lease.epoch, replica.name, replica.options.lease, only_expired=True
+            )
+            if lease is None:
+                continue
+            verdict = Failed(OWNER_LOST, "The process that generated this answer is gone.", retryable=True)
+            if job.abort is not None:
+                verdict = Aborted(job.abort.by, job.abort.reason)
+            try:
+                await replica.settler.settle(job.key, lease.epoch, verdict, await replica.tail(job.key))
+            except (Fenced, NotFound, Gone) as error:
+                _log.info("%s: settled by somebody else: %s", job.key, error)
+
+    async def poll(self) -> None:
+        """Look at the logs that others write and somebody here follows: it backs up lost hints."""
+        for tail in self._replica.tails.values():
+            if tail.viewers and not tail.local and not tail.sealed:
+                tail.repair_soon()

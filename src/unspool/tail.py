@@ -1,0 +1,261 @@
+"""One log as one replica sees it: recent records in memory, hints in, viewers out.
+
+There is one `Tail` per generation and replica, shared by all viewers there. What it holds came from the store or from
+the local producer after the store had accepted it; a hint only says that there may be more. The decisions (`accept`,
+`slice`, `joined`) are plain functions; `repair` and `snapshot` do the reading around them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from unspool.content import Fold, Snapshot
+from unspool.errors import Gone, NotFound, StoreUnavailable
+from unspool.events import Record
+from unspool.jobs import GenerationKey
+from unspool.protocols import Hint, JobStore, Page
+from unspool.resume import sync_record
+
+Encoder = Callable[[GenerationKey, Record], bytes]
+"""A dialect's frame for one record; nothing for one that it does not show."""
+
+PAGE: Final = 512
+"""Records that one read of the store asks for."""
+
+
+class Tail:
+    """The end of a log. `held` is the offset of the last record in memory, `last` the highest one known to exist."""
+
+    def __init__(self, key: GenerationKey, store: JobStore, *, last: int, window: int, window_bytes: int) -> None:
+        self.key = key
+        self.last = last
+        self.held = last
+        self.sealed = False
+        self.local = False  # the producer is here and feeds this tail itself
+        self.viewers = 0
+        self.idle_since = 0.0
+        self.synced = False
+        self._store = store
+        self._window = window
+        self._window_bytes = window_bytes
+        self._first = last + 1
+        self._records: list[Record] = []
+        self._bytes = 0
+        self._frames: dict[Encoder, list[bytes]] = {}
+        self._joined: dict[Encoder, tuple[int, int, bytes]] = {}
+        self._fold = Fold()
+        self._sync: tuple[int, Record] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._repair: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Tail {self.key} offset={self.held} last={self.last} viewers={self.viewers} sealed={self.sealed}>"
+
+    # what is decided without I/O
+
+    def accept(self, records: Sequence[Record]) -> bool:
+        """Take in records that follow on what is held, and wake the viewers; False when there is a gap before them."""
+        if not records:
+            return True
+        first, final = records[0].offset, records[-1].offset
+        self.last = max(self.last, final)
+        if final <= self.held:
+            return True
+        if first > self.held + 1:
+            return False
+        fresh = records[self.held + 1 - first :]
+        self._records.extend(fresh)
+        self._bytes += sum(len(record.payload) for record in fresh)
+        self.held = final
+        if fresh[-1].terminal:
+            self.sealed = True
+            self._settled.set()
+        if len(self._records) > self._window or self._bytes > self._window_bytes:
+            self._evict()
+        self.wake()
+        return True
+
+    def _evict(self) -> None:
+        # A quarter at a time, so that shifting the list is rare; the very last record stays.
+        keep = max(self._window * 3 // 4, 1)
+        cut = max(len(self._records) - keep, 0)
+        size = self._bytes - sum(len(record.payload) for record in self._records[:cut])
+        while size > self._window_bytes and cut < len(self._records) - 1:
+            size -= len(self._records[cut].payload)
+            cut += 1
+        if self._fold.offset + 1 >= self._first:
+            self._advance(self._records[:cut])
+        del self._records[:cut]
+        for frames in self._frames.values():
+            del frames[:cut]
+        self._first += cut
+        self._bytes = size
+
+    def _advance(self, records: Sequence[Record]) -> None:
+        # The terminal record stays out of the fold: a snapshot is what came before it, and it follows as itself.
+        for record in records:
+            if not record.terminal:
+                self._fold.apply(record)
+
+    def slice(self, after: int, limit: int = PAGE) -> Sequence[Record] | None:
+        """Up to `limit` held records after this offset; None when they are older than what is held."""
+        start = after + 1 - self._first
+        if start < 0:
+            return None
+        return self._records[start : start + limit]
+
+    def joined(self, encode: Encoder, after: int) -> tuple[bytes, int] | None:
+        """All held frames after this offset in one piece, and the offset they reach; None as for `slice`.
+
+        Viewers of one dialect that stand at the same place, which is nearly all of them, get the very same bytes.
+        """
+        cached = self._joined.get(encode)
+        if cached is not None and cached[0] == after and cached[1] == self.held:
+            return cached[2], self.held
+        start = after + 1 - self._first
+        if start < 0:
+            return None
+        frames = self._frames.setdefault(encode, [])
+        for record in self._records[len(frames) :]:
+            frames.append(b"" if record.internal else encode(self.key, record))
+        data = b"".join(frames[start:]) if len(frames) - start != 1 else frames[start]
+        self._joined[encode] = (after, self.held, data)
+        return data, self.held
+
+    def ended_at(self, offset: int) -> bool:
+        """The log is sealed, and nothing comes after this offset."""
+        return self.sealed and offset >= self.held
+
+    # waking
+
+    def wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def waiter(self) -> asyncio.Future[None]:
+        """A future that is done as soon as something changed."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        return future
+
+    async def wait_settled(self, seconds: float) -> bool:
+        """True when the log is sealed within that time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._settled.wait()
+        except TimeoutError:
+            return self.sealed
+        return True
+
+    # what reads the store
+
+    def hint(self, hint: Hint) -> None:
+        """Something may have happened. Content is taken from a hint only where it follows on what is held."""
+        self.last = max(self.last, hint.last_offset)
+        if not self.accept(hint.records) or self.held < self.last or (hint.control and not self.sealed):
+            self.repair_soon()
+
+    def repair_soon(self) -> None:
+        """Read what is missing, in a task of the tail's own: no viewer's cancellation can cut it short."""
+        if self._repair is None or self._repair.done():
+            self._repair = asyncio.create_task(self.repair(), name=f"repair {self.key}")
+            self._repair.add_done_callback(_consume)
+
+    async def read(self, after: int) -> Page:
+        """A page of the log from the store. Raises StoreUnavailable, NotFound or Gone."""
+        page = await self._store.read(self.key, after, PAGE)
+        self.last = max(self.last, page.last_offset)
+        return page
+
+    async def repair(self) -> None:
+        """Read the store from what is held to the end of the log. Raises StoreUnavailable, NotFound or Gone."""
+        while not self.sealed:
+            page = await self.read(self.held)
+            if not page.records:
+                return
+            if not self.accept(page.records):
+                self._restart(page.records)
+
+    def _restart(self, records: Sequence[Record]) -> None:
+        """The log was trimmed beyond what is held: begin anew where it begins now."""
+        self._records.clear()
+        self._frames.clear()
+        self._joined.clear()
+        self._bytes = 0
+        self._first = records[0].offset
+        self.held = self._first - 1
+        self.accept(records)
+
+    def unsync(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """All viewers left: the next one gets its snapshot as if it were the first."""
+        if self.synced:
+            self.synced = False
+            spawn(self._mark_synced(False))
+
+    async def mark_synced(self) -> None:
+        """A viewer was given the snapshot."""
+        if not self.synced:
+            self.synced = True
+            await self._mark_synced(True)
+
+    async def _mark_synced(self, synced: bool) -> None:
+        with contextlib.suppress(NotFound, Gone, StoreUnavailable):  # it is only a note
+            await self._store.mark_synced(self.key, synced)
+
+    def close(self) -> None:
+        """End the reading task."""
+        if self._repair is not None:
+            self._repair.cancel()
+
+    async def snapshot(self) -> Snapshot:
+        """The content folded from records 1..k, where k is the last one known, the terminal excepted."""
+        target = self.last
+        while self._fold.offset < target:
+            held = self.slice(self._fold.offset, limit=len(self._records))
+            if held is None:
+                page = await self.read(self._fold.offset)
+                if page.first_offset > self._fold.offset + 1 or page.last_offset - self._fold.offset > 4 * PAGE:
+                    await self._leap()
+                    if not page.records or page.records[0].offset > self._fold.offset + 1:
+                        page = await self.read(self._fold.offset)
+                target = max(target, page.last_offset)
+                held = page.records
+            if not held:
+                break
+            self._advance(held)
+            if held[-1].terminal:
+                break
+        return self._fold.snapshot()
+
+    async def _leap(self) -> None:
+        checkpoint = await self._store.checkpoint(self.key)
+        if checkpoint is not None and checkpoint.offset > self._fold.offset:
+            self._fold = Fold.load(checkpoint.state)
+
+    async def dump(self) -> tuple[int, bytes]:
+        """The fold, serialised, with the offset it covers."""
+        await self.snapshot()
+        return self._fold.offset, self._fold.dump()
+
+    async def sync(self, reason: str | None = None) -> Record:
+        """A `sync` record of the content now. Viewers who join at the same offset share one."""
+        job = await self._store.get(*self.key)
+        self.last = max(self.last, job.last_offset)
+        snapshot = await self.snapshot()
+        if reason is not None or job.settled:
+            return sync_record(job, snapshot, reason)
+        if self._sync is None or self._sync[0] != snapshot.offset:
+            self._sync = (snapshot.offset, sync_record(job, snapshot, None))
+        return self._sync[1]
+
+
+def _consume(task: asyncio.Task[None]) -> None:
+    # A failed repair is tried again by the next hint, viewer or poll; the error belongs to nobody in particular.
+    if not task.cancelled():
+        task.exception()

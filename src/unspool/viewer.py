@@ -1,0 +1,179 @@
+"""One subscription to a log: a position, and what comes after it, in order, each once.
+
+Replay and live are the same read: as long as the tail holds what comes next it is taken from there, else from the
+store by range; only when there is nothing does a viewer wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from enum import StrEnum
+from types import TracebackType
+
+from unspool.errors import ViewerReleased
+from unspool.events import Record
+from unspool.tail import Encoder, Tail
+
+
+class End(StrEnum):
+    """How a subscription ended."""
+
+    FINISHED = "finished"
+    """The terminal record was delivered."""
+    CLOSED = "closed"
+    """The viewer left."""
+    RELEASED = "released"
+    """The replica lets its viewers go; there is more to come, elsewhere."""
+
+
+class Viewer:
+    """A subscription. `position` is the offset of the last record that was delivered; `end` is None while it lasts.
+
+    Iterate over it for records, or call `records` or `frames` for all that is pending at once. An async context
+    manager; leaving it, or `close`, detaches it: idempotent, and nothing is delivered afterwards.
+    """
+
+    __slots__ = ("_detach", "_poked", "_sync", "_sync_reason", "_waiter", "end", "position", "tail")
+
+    def __init__(self, tail: Tail, after: int, *, snapshot: bool, detach: Callable[[Viewer], None]) -> None:
+        self.tail = tail
+        self._detach = detach
+        self._sync = snapshot  # what this viewer gets next is a snapshot
+        self._sync_reason: str | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._poked = False
+        self.position = after
+        self.end: End | None = None
+
+    def __repr__(self) -> str:
+        return f"<Viewer {self.tail.key} position={self.position} end={self.end}>"
+
+    async def __aenter__(self) -> Viewer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aiter__(self) -> AsyncIterator[Record]:
+        while True:
+            records = await self.records()
+            if records is None:
+                return
+            for record in records:
+                if self.end is End.CLOSED:
+                    return
+                yield record
+
+    @property
+    def generation(self) -> int:
+        return self.tail.key.generation
+
+    async def records(self) -> Sequence[Record] | None:
+        """Wait for what comes next: at least one record, unless the viewer was poked; None after the end.
+
+        Raises ViewerReleased when the replica lets its viewers go.
+        """
+        while self._open():
+            found = await self._snapshot()
+            if found is not None:
+                return [found]
+            held = self.tail.slice(self.position)
+            if held is None:
+                held = await self._page()
+                if held is None:
+                    continue
+            if held:
+                self.position = held[-1].offset
+                if shown := [record for record in held if not record.internal]:
+                    return shown
+            elif not await self._wait():
+                return ()
+        return None
+
+    async def frames(self, encode: Encoder) -> bytes | None:
+        """The same as bytes of a dialect, all pending frames in one piece; empty when poked, None after the end."""
+        while self._open():
+            found = await self._snapshot()
+            if found is not None:
+                return encode(self.tail.key, found)
+            joined = self.tail.joined(encode, self.position)
+            if joined is None:
+                page = await self._page()
+                if page is None:
+                    continue
+                joined = (
+                    b"".join(encode(self.tail.key, record) for record in page if not record.internal),
+                    page[-1].offset,
+                )
+            data, reached = joined
+            if reached > self.position:
+                self.position = reached
+                if data:
+                    return data
+            elif not await self._wait():
+                return b""
+        return None
+
+    def _open(self) -> bool:
+        """Whether there is more to come; settles `end`."""
+        if self.end is None and not self._sync and self.tail.ended_at(self.position):
+            self._leave(End.FINISHED)
+        if self.end is End.RELEASED:
+            raise ViewerReleased(generation=self.generation, offset=self.position)
+        return self.end is None
+
+    async def _snapshot(self) -> Record | None:
+        """The snapshot, where it is due: asked for at the beginning, or the position was trimmed."""
+        if not self._sync:
+            return None
+        record = await self.tail.sync(self._sync_reason)
+        # Marked only now that it is on its way: a handshake that was cut off before has consumed nothing.
+        self._sync = False
+        self.position = record.offset
+        await self.tail.mark_synced()
+        return record
+
+    async def _page(self) -> Sequence[Record] | None:
+        """Records older than what the tail holds; None when something changed and must be looked at anew."""
+        page = await self.tail.read(self.position)
+        if page.first_offset > self.position + 1:
+            self._sync, self._sync_reason = True, "trimmed"
+            return None
+        return page.records or None
+
+    async def _wait(self) -> bool:
+        """Wait until something changed; False when the viewer was poked."""
+        if self.tail.held < self.tail.last:
+            self.tail.repair_soon()
+        self._waiter = self.tail.waiter()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        poked, self._poked = self._poked, False
+        return not poked
+
+    def poke(self) -> None:
+        """Make a waiting viewer return with nothing: for heart-beats."""
+        if self._waiter is not None and not self._waiter.done():
+            self._poked = True
+            self._waiter.set_result(None)
+
+    def _leave(self, end: End) -> None:
+        self.end = end
+        self._detach(self)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Detach. Idempotent; whoever waits in `records` gets None."""
+        if self.end is None:
+            self._leave(End.CLOSED)
+
+    def release(self) -> None:
+        """Let the viewer go without an end: whoever waits gets ViewerReleased, and follows again elsewhere."""
+        if self.end is None:
+            self._leave(End.RELEASED)
