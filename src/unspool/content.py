@@ -52,7 +52,18 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 class Fold:
     """Folds records in order. `offset` is the last one applied; a record at or below it is ignored."""
 
-    __slots__ = ("_approvals", "_chunks", "_parts", "_places", "_prompts", "_steering", "_steps", "_usage", "offset", "title")
+    __slots__ = (
+        "_approvals",
+        "_chunks",
+        "_parts",
+        "_places",
+        "_prompts",
+        "_steering",
+        "_steps",
+        "_usage",
+        "offset",
+        "title",
+    )
 
     def __init__(self) -> None:
         self.offset = 0

@@ -81,6 +81,7 @@ class GenerationManager:
         self._name = replica
         self._replica: Replica | None = None
         self._supervisor: Supervisor | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     @classmethod
     def from_url(
@@ -109,21 +110,23 @@ class GenerationManager:
 
     async def stop(self, drain: float | None = None) -> None:
         """Let runs finish for `drain` seconds, interrupt the others, release the viewers. Stopping twice is harmless."""
-        replica, supervisor = self._replica, self._supervisor
-        if replica is None or supervisor is None or replica.closing:
+        if self._replica is None:
             return
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(self.options.drain if drain is None else drain))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, drain: float) -> None:
+        replica, supervisor = self._replica, self._supervisor
+        assert replica is not None
+        assert supervisor is not None
         try:
-            await replica.close(self.options.drain if drain is None else drain)
+            await replica.close(drain)
         finally:
             await supervisor.stop()
             await replica.channel.close()
             await self.store.close()
-            self._replica = self._supervisor = None
-
-    def release_viewers(self) -> None:
-        """Let all viewers go so that they follow again elsewhere; for a server that is told to stop. Idempotent."""
-        if self._replica is not None:
-            self._replica.release_viewers()
+            self._replica = self._supervisor = self._stopping = None
 
     async def __aenter__(self) -> GenerationManager:
         await self.start_up()
@@ -135,9 +138,16 @@ class GenerationManager:
         await self.stop()
 
     @property
+    def closing(self) -> bool:
+        """It is stopping or not started: nothing new is taken."""
+        return self._replica is None or self._replica.closing
+
+    @property
     def replica(self) -> Replica:
         if self._replica is None:
-            raise ConfigurationError("the manager is not started: use `async with manager:` or `await manager.start_up()`")
+            raise ConfigurationError(
+                "the manager is not started: use `async with manager:` or `await manager.start_up()`"
+            )
         return self._replica
 
     def _on_hint(self, hint: Hint) -> None:
@@ -447,9 +457,7 @@ class GenerationManager:
         """How many jobs the store holds, in all and by status."""
         return await self.store.counts()
 
-    async def update(
-        self, stream_id: str, *, user: User = None, tenant: str | None = None, **metadata: Any
-    ) -> Job:
+    async def update(self, stream_id: str, *, user: User = None, tenant: str | None = None, **metadata: Any) -> Job:
         """Set metadata of the running generation; None clears a field. Raises NotFound, Fenced when it has ended."""
         _metadata(metadata)
         job = await self.job(stream_id, user=user, tenant=tenant)

@@ -60,7 +60,9 @@ class Options:
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.log_records < self.checkpoint_every:
-            raise InvalidArgument("log_records must be at least checkpoint_every: what is trimmed must be in a checkpoint")
+            raise InvalidArgument(
+                "log_records must be at least checkpoint_every: what is trimmed must be in a checkpoint"
+            )
         if self.completed_retention is not None and self.completed_retention < 0:
             raise InvalidArgument(f"completed_retention must be 0 seconds or more, not {self.completed_retention}")
 

@@ -53,5 +53,7 @@ class Unknown(_Outcome, frozen=True, kw_only=True):
 AbortOutcome = Stopped | AlreadySettled | SaveFailed | Unknown
 
 
-def outcome_of(kind: type[Stopped] | type[AlreadySettled] | type[SaveFailed], job: Job, snapshot: Snapshot) -> AbortOutcome:
+def outcome_of(
+    kind: type[Stopped] | type[AlreadySettled] | type[SaveFailed], job: Job, snapshot: Snapshot
+) -> AbortOutcome:
     return kind(job=job, content=snapshot.parts, text=snapshot.text, usage=snapshot.usage, final=job.terminal)

@@ -132,7 +132,9 @@ class Generation:
         """Set fields of the job's metadata; None clears one, the others stay. Raises InvalidArgument."""
         for field in metadata:
             if field not in _METADATA_FIELDS:
-                raise InvalidArgument(f"metadata has no field {field!r}; use one of {', '.join(sorted(_METADATA_FIELDS))}")
+                raise InvalidArgument(
+                    f"metadata has no field {field!r}; use one of {', '.join(sorted(_METADATA_FIELDS))}"
+                )
         encode_data(metadata, where="metadata")
         self._refuse_when_stopping("metadata")
         self._writer.put_metadata(metadata)

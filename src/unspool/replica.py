@@ -43,9 +43,7 @@ class Replica:
     def _keep(self, key: GenerationKey, last: int) -> Tail:
         tail = self.tails.get(key)
         if tail is None:
-            tail = Tail(
-                key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes
-            )
+            tail = Tail(key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes)
             tail.idle_since = asyncio.get_running_loop().time()
             self.tails[key] = tail
             self.channel.watch(key)

@@ -93,7 +93,11 @@ class Run:
 
     def _on_task_done(self, task: asyncio.Task[object]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if self._ended.done() and error is not None and not isinstance(error, asyncio.CancelledError | GenerationStopped):
+        if (
+            self._ended.done()
+            and error is not None
+            and not isinstance(error, asyncio.CancelledError | GenerationStopped)
+        ):
             _log.warning("%s: the run failed after its generation had ended: %r", self.key, error)
         self.end(error)
 

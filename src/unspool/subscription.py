@@ -18,7 +18,9 @@ Callback = Callable[[Record], object]
 class Subscription:
     """A viewer whose records go to callbacks, plain or async, one after the other."""
 
-    def __init__(self, viewer: Viewer, on_record: Callback, on_done: Callback | None, on_error: Callback | None) -> None:
+    def __init__(
+        self, viewer: Viewer, on_record: Callback, on_done: Callback | None, on_error: Callback | None
+    ) -> None:
         self._viewer = viewer
         self._on_record = on_record
         self._on_done = on_done

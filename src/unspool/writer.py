@@ -213,7 +213,9 @@ class LogWriter:
             except StoreUnavailable as error:
                 pause = _BACKOFF[min(attempt, len(_BACKOFF) - 1)]
                 if attempt == 0:
-                    _log.warning("%s: the store is unavailable (%s); the run is paced until it is back", self._key, error)
+                    _log.warning(
+                        "%s: the store is unavailable (%s); the run is paced until it is back", self._key, error
+                    )
                 attempt += 1
                 await asyncio.sleep(pause)
             else:

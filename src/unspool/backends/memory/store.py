@@ -48,9 +48,7 @@ class _Entry:
 
     def job(self) -> Job:
         lease = Lease(self._job.lease.replica, self._job.lease.epoch, self.expires_at)
-        return replace(
-            self._job, lease=lease, active_at=self.active_at, first_offset=self.first, last_offset=self.last
-        )
+        return replace(self._job, lease=lease, active_at=self.active_at, first_offset=self.first, last_offset=self.last)
 
     def change(self, **changes: Any) -> None:
         self._job = replace(self._job, **changes)
@@ -165,7 +163,8 @@ class MemoryStore:
                 return  # the one replaced is settled by this very step, and makes room for the next
             else:
                 raise CapacityExceeded(
-                    f"all {self._max_jobs} places are taken by running generations; try again later", limit=self._max_jobs
+                    f"all {self._max_jobs} places are taken by running generations; try again later",
+                    limit=self._max_jobs,
                 )
 
     def _forget(self, key: GenerationKey) -> None:
@@ -237,7 +236,11 @@ class MemoryStore:
             self._seal(key, entry, type, payload)
             return Sealed(entry.job(), won=True)
         job = entry.job()
-        won = epoch == entry.epoch and job.terminal is not None and (job.terminal.type, job.terminal.payload) == (type, payload)
+        won = (
+            epoch == entry.epoch
+            and job.terminal is not None
+            and (job.terminal.type, job.terminal.payload) == (type, payload)
+        )
         return Sealed(job, won=won)
 
     def _seal(self, key: GenerationKey, entry: _Entry, type: str, payload: bytes) -> None:

@@ -1,0 +1,26 @@
+"""HTTP: a router for an application of your own, and the whole server. Needs the extra `http`."""
+
+try:
+    import starlette  # noqa: F401
+except ImportError as error:  # pragma: no cover
+    from unspool.errors import ConfigurationError
+
+    raise ConfigurationError("unspool.http needs starlette: pip install 'unspool[http]'") from error
+
+from unspool.http.app import create_app
+from unspool.http.auth import Authenticate, Identity, bearer
+from unspool.http.requests import StartRequest
+from unspool.http.routes import Answer, router
+from unspool.http.stream import EventStream, StreamOptions
+
+__all__ = [
+    "Answer",
+    "Authenticate",
+    "EventStream",
+    "Identity",
+    "StartRequest",
+    "StreamOptions",
+    "bearer",
+    "create_app",
+    "router",
+]

@@ -1,0 +1,114 @@
+"""The whole server as one ASGI application: the native dialect, health, the OpenAPI document, the chat page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from unspool.errors import StoreUnavailable
+from unspool.http.auth import Authenticate
+from unspool.http.openapi import document
+from unspool.http.problem import http_problem, problem
+from unspool.http.requests import MAX_BODY
+from unspool.http.routes import Answer, router
+from unspool.http.stream import DEFAULTS, StreamOptions
+from unspool.manager import GenerationManager
+
+WEB: Final = Path(__file__).parent.parent / "web"
+
+_PAGE_HEADERS: Final = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+
+
+def create_app(
+    manager: GenerationManager,
+    *,
+    run: Answer,
+    authenticate: Authenticate | None = None,
+    page: bool = True,
+    about: Mapping[str, Any] | None = None,
+    allowed_hosts: list[str] | None = None,
+    stream_options: StreamOptions = DEFAULTS,
+    max_body: int = MAX_BODY,
+) -> Starlette:
+    """An application that owns the manager: it starts and stops with it.
+
+    `about`: what `/about` tells the page (model, note). `allowed_hosts`: the Host headers that are answered; an
+    unauthenticated server names its own, so that a foreign page cannot reach it under a name of its choice.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with manager:
+            yield
+
+    async def healthz(_: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        try:
+            await manager.store.ping()
+        except StoreUnavailable as error:
+            return problem(error)
+        if manager.closing:
+            return _json({"status": "closing"}, 503)
+        return _json({"status": "ready", "store": manager.store.kind})
+
+    async def tell_about(_: Request) -> Response:
+        known = {"name": "unspool", "version": version("unspool"), "model": None, "note": None}
+        return _json({**known, **(about or {}), "auth": authenticate is not None})
+
+    async def openapi(_: Request) -> Response:
+        return _json(document(bearer=authenticate is not None))
+
+    routes: list[BaseRoute] = [
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/about", tell_about),
+        Route("/openapi.json", openapi),
+        *router(manager, run=run, authenticate=authenticate, stream_options=stream_options, max_body=max_body).routes,
+    ]
+    if page:
+        routes.append(Route("/", _page))
+        routes.append(Mount("/static", _Static(directory=WEB)))
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)] if allowed_hosts else []
+    app = Starlette(
+        routes=routes, lifespan=lifespan, middleware=middleware, exception_handlers={HTTPException: http_problem}
+    )
+    app.state.manager = manager
+    return app
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(WEB / "index.html", headers=_PAGE_HEADERS)
+
+
+class _Static(StaticFiles):
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_PAGE_HEADERS)
+        return response
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, {"cache-control": "no-store"}, media_type="application/json")

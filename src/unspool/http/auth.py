@@ -1,0 +1,49 @@
+"""Who is asking: the application's `authenticate` hook, and its answer."""
+
+from __future__ import annotations
+
+import hmac
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from starlette.requests import HTTPConnection
+
+from unspool.http.problem import Unauthenticated
+
+
+class Identity(NamedTuple):
+    """A user, and the tenant that they act for."""
+
+    user: str | None = None
+    tenant: str | None = None
+
+
+Authenticate = Callable[[HTTPConnection], Identity | str | None | Awaitable[Identity | str | None]]
+"""Gets the request; answers the user's id, an Identity, or None for one who may not enter."""
+
+
+async def identify(authenticate: Authenticate | None, request: HTTPConnection) -> Identity:
+    """Who sent this request. Without a hook everybody is the same nobody. Raises Unauthenticated."""
+    if authenticate is None:
+        return Identity()
+    found = authenticate(request)
+    if inspect.isawaitable(found):
+        found = await found
+    if found is None or found == "":
+        raise Unauthenticated
+    return found if isinstance(found, Identity) else Identity(found)
+
+
+def bearer(tokens: Sequence[str]) -> Authenticate:
+    """A hook that takes these bearer tokens; all of them are one user, since they say nothing about who holds them."""
+
+    def authenticate(request: HTTPConnection) -> Identity | None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        # All are compared, in constant time: how long a refusal takes tells nothing.
+        matches = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
+        return Identity("token") if any(matches) else None
+
+    return authenticate

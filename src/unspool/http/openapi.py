@@ -1,0 +1,171 @@
+"""The OpenAPI document of the native dialect; request bodies come from the very types that decode them."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from unspool.http.requests import AbortBody, StartBody
+from unspool.jobs import Status
+
+_STREAM: Final = {
+    "name": "stream_id", "in": "path", "required": True, "description": "What a client follows: a conversation.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+}  # fmt: skip
+_GENERATION: Final = {
+    "name": "generation", "in": "query", "description": "An older generation instead of the stream's last.",
+    "schema": {"type": "integer", "minimum": 1},
+}  # fmt: skip
+_PROBLEM: Final = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+    },
+}
+_WHY: Final = {
+    400: "The request is not valid",
+    401: "Credentials are missing or wrong",
+    404: "There is no such stream, or it is not yours",
+    409: "The stream has moved on, or the position is not one of it",
+    410: "It ended, and its retention time is over",
+    413: "The body is too large",
+    415: "The body is not declared as JSON",
+    422: "A field is not valid",
+    503: "No capacity, shutting down, or the store is away",
+}
+
+
+def document(*, bearer: bool) -> dict[str, Any]:
+    """The document; `bearer` says whether the server wants a bearer token."""
+    bodies, components = msgspec.json.schema_components(
+        (StartBody, AbortBody), ref_template="#/components/schemas/{name}"
+    )
+    start, abort = bodies
+    state: dict[str, Any] = {"$ref": "#/components/schemas/State"}
+    one = "/v1/streams/{stream_id}"
+    key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}}
+    last_id = {
+        "name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}, "description": "generation-offset",
+    }  # fmt: skip
+    after = {
+        "name": "after", "in": "query", "description": "The offset after which to begin.",
+        "schema": {"type": "integer", "minimum": 0, "default": 0},
+    }  # fmt: skip
+    snapshot = {
+        "name": "snapshot", "in": "query", "description": "1: begin with one sync event, the content so far.",
+        "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
+    }  # fmt: skip
+    status = {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(Status)}}
+    limit = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "unspool", "version": version("unspool"), "license": {"name": "Apache-2.0"}},
+        "security": [{"bearer": []}] if bearer else [],
+        "paths": {
+            "/v1/streams": {
+                "get": _operation("list", "The caller's generations, newest first", [status, limit], {
+                    200: _answer({"type": "object", "properties": {"streams": {"type": "array", "items": state}}}),
+                }, 401, 422),
+            },
+            one: {
+                "get": _operation("status", "Status and resume state", [_STREAM, _GENERATION], {
+                    200: _answer(state),
+                }, 401, 404, 410, 422),
+            },
+            f"{one}/generations": {
+                "post": _operation("start", "Start a generation; it runs whoever stays", [_STREAM, key], {
+                    201: _answer({"$ref": "#/components/schemas/Started"}),
+                    200: _answer({"$ref": "#/components/schemas/Started"}, "Attached to the one of the same request id"),
+                }, 400, 401, 404, 409, 413, 415, 422, 503, body=start),
+            },
+            f"{one}/events": {
+                "get": _operation("follow", "Follow as server-sent events", [_STREAM, _GENERATION, last_id, after, snapshot], {
+                    200: {
+                        "description": "Records: event = type, data = JSON, id = generation-offset; until a terminal one",
+                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    },
+                    204: {"description": "It has ended, and nothing comes after this position"},
+                }, 400, 401, 404, 409, 410, 503),
+            },
+            f"{one}/abort": {
+                "post": _operation("abort", "Stop, and answer once it is sealed", [_STREAM], {
+                    200: _answer({"$ref": "#/components/schemas/Outcome"}),
+                }, 400, 401, 404, 410, 413, 415, 422, body=abort, optional=True),
+            },
+        },
+        "components": {
+            "schemas": {**components, "Problem": _PROBLEM, **_ANSWERS},
+            **({"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}} if bearer else {}),
+        },
+    }  # fmt: skip
+
+
+_ANSWERS: Final[dict[str, Any]] = {
+    "Started": {
+        "type": "object",
+        "required": ["stream_id", "generation", "status", "events_url"],
+        "properties": {
+            "stream_id": {"type": "string"},
+            "generation": {"type": "integer", "minimum": 1},
+            "status": {"type": "string", "enum": list(Status)},
+            "events_url": {"type": "string"},
+        },
+    },
+    "State": {
+        "type": "object",
+        "required": ["stream_id", "generation", "status", "active", "created_at", "elapsed", "last_offset"],
+        "properties": {
+            "stream_id": {"type": "string"},
+            "generation": {"type": "integer"},
+            "status": {"type": "string", "enum": list(Status)},
+            "active": {"type": "boolean"},
+            "created_at": {"type": "number", "description": "Unix seconds"},
+            "elapsed": {"type": "number", "description": "seconds"},
+            "last_offset": {"type": "integer"},
+            "offset": {"type": "integer", "description": "what the content covers"},
+            "content": {"type": "array", "items": {"type": "object"}},
+            "text": {"type": "string"},
+        },
+    },
+    "Outcome": {
+        "type": "object",
+        "required": ["outcome", "stream_id", "generation", "status", "content", "text", "usage", "final"],
+        "properties": {
+            "outcome": {"type": "string", "enum": ["stopped", "already_settled", "save_failed"]},
+            "stream_id": {"type": "string"},
+            "generation": {"type": "integer"},
+            "status": {"type": "string", "enum": list(Status)},
+            "content": {"type": "array", "items": {"type": "object"}},
+            "text": {"type": "string"},
+            "usage": {"type": "array", "items": {"type": "object"}},
+            "final": {"type": ["object", "null"]},
+        },
+    },
+}
+
+
+def _answer(schema: dict[str, Any], description: str = "Done") -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _operation(
+    name: str, summary: str, parameters: list[Any], answers: dict[int, Any], *errors: int, body: Any = None,
+    optional: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    refusal = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    responses = {str(code): answer for code, answer in answers.items()}
+    responses |= {str(code): {"description": _WHY[code], "content": refusal} for code in errors}
+    operation: dict[str, Any] = {
+        "operationId": name, "summary": summary, "parameters": parameters, "responses": responses,
+    }  # fmt: skip
+    if body is not None:
+        operation["requestBody"] = {"required": not optional, "content": {"application/json": {"schema": body}}}
+    return operation

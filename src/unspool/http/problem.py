@@ -1,0 +1,81 @@
+"""Errors as problem JSON (RFC 9457): every refusal says what is wrong, in which field, and what to do."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from unspool.errors import UnspoolError
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class BadRequest(UnspoolError):
+    """The request is not valid."""
+
+    code, status, fault = "bad_request", 400, "caller"
+
+
+class Unauthenticated(UnspoolError):
+    """Say who you are: this server wants credentials."""
+
+    code, status, fault = "unauthenticated", 401, "caller"
+
+
+class BodyTooLarge(UnspoolError):
+    """The body is larger than this server takes."""
+
+    code, status, fault = "body_too_large", 413, "caller"
+
+
+class UnsupportedMediaType(UnspoolError):
+    """The body must be JSON: send `Content-Type: application/json`."""
+
+    code, status, fault = "unsupported_media_type", 415, "caller"
+
+
+def problem(error: UnspoolError) -> Response:
+    """The response for an error."""
+    headers: dict[str, str] = {}
+    if error.status == 503:
+        headers["retry-after"] = "1"
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    title = inspect.cleandoc(type(error).__doc__ or "").partition("\n")[0]
+    return _response(error.status, title, error.message, error.code, headers, error.details)
+
+
+def http_problem(_: Request, error: Exception) -> Response:
+    """The response for what the router itself refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_")
+    return _response(error.status_code, phrase, error.detail, code, dict(error.headers or {}), {})
+
+
+def _response(
+    status: int, title: str, detail: str, code: str, headers: dict[str, str], details: dict[str, Any]
+) -> Response:
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, **details}
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/problem+json")
+
+
+def answering(handler: Handler) -> Handler:
+    """A handler whose UnspoolErrors become problem JSON."""
+
+    @wraps(handler)
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except UnspoolError as error:
+            return problem(error)
+
+    return wrapped

@@ -1,0 +1,79 @@
+"""What clients send, as types: decoded strictly, so that a wrong field is named and a surplus one refused."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from unspool.errors import InvalidArgument
+from unspool.http.problem import BadRequest, BodyTooLarge, UnsupportedMediaType
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a request body, by default."""
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of the conversation, in the shape of OpenAI's chat API."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class StartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a start."""
+
+    messages: list[ChatMessage]
+    model: str | None = None
+    request_id: str | None = None
+    expect_generation: int | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class AbortBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a stop, all of it optional."""
+
+    generation: int | None = None
+    reason: str | None = None
+
+
+class StartRequest(msgspec.Struct, frozen=True):
+    """What a run is started with. `messages` are plain dicts in the shape of OpenAI's chat API."""
+
+    stream_id: str
+    messages: list[dict[str, Any]]
+    model: str | None
+    user: str | None
+    tenant: str | None
+    metadata: dict[str, Any]
+
+
+T = TypeVar("T")
+
+
+async def body_of(request: Request, kind: type[T], *, limit: int, default: T | None = None) -> T:
+    """The request's body as `kind`. Raises BodyTooLarge, UnsupportedMediaType, BadRequest, InvalidArgument."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"the body has {declared} bytes; this server takes {limit}", limit=limit)
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes", limit=limit)
+    if not received and default is not None:
+        return default
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        # Also what keeps a foreign web page from sending this without the browser asking first.
+        raise UnsupportedMediaType
+    try:
+        return msgspec.json.decode(bytes(received), type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"the body is not valid: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error

@@ -1,0 +1,121 @@
+"""The server: uvicorn, taught to let streams go when it is told to stop, and to lend them their connection."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from unspool.errors import ConfigurationError
+from unspool.http.stream import TRANSPORT
+from unspool.manager import GenerationManager
+
+_BACKLOG = 2048
+_SEND_BUFFER = 64 * 1024  # a reader that does not read is noticed after this much, not after the kernel's 4 MB
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, whose streams may cut their own connection."""
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self.scope.setdefault("extensions", {})[TRANSPORT] = self.transport  # type: ignore[typeddict-item]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells the manager to drain *before* it waits for open connections to end."""
+
+    def __init__(
+        self, config: uvicorn.Config, manager: GenerationManager, drain: float, ready: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._manager = manager
+        self._drain = drain
+        self._ready = ready
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # No server tells an open stream that it is going away; without this it would wait for every viewer.
+        if self._draining is None:
+            loop = asyncio.get_running_loop()
+            self._draining = loop.create_task(self._manager.stop(0 if sig == signal.SIGINT else self._drain))
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._draining is not None:
+            await self._draining
+        await super().shutdown(sockets)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server on this address can only be reached from its own machine."""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def serve(
+    app: Starlette,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    drain: float = 5.0,
+    authenticated: bool = False,
+    access_log: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT. `ready` gets the URL once the server answers; port 0 takes a free one.
+
+    Raises ConfigurationError for an address that cannot be bound, and for one that others can reach when the
+    application has no `authenticate` hook.
+    """
+    if not authenticated and not is_loopback(host):
+        raise ConfigurationError(
+            f"host {host} can be reached from outside, and no authentication is set: every caller could read and stop "
+            "every generation. Set a token, give an authenticate hook, or bind to 127.0.0.1"
+        )
+    listener = _bind(host, port)
+    address = f"[{host}]" if ":" in host else host
+    url = f"http://{address}:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        access_log=access_log,
+        log_level="info" if access_log else "warning",
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(drain) + 3),
+    )
+    server = _Server(config, app.state.manager, drain, lambda: ready(url) if ready is not None else None)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn raises the signal again once all is down; it has been obeyed
+    finally:
+        listener.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,223 @@
+"""The streaming response: raw ASGI from the viewer to the socket.
+
+Frames are encoded once per dialect and generation, whatever the number of viewers; all that is pending leaves in one
+write. A disconnect is seen at once, a reader that does not read is cut off and can resume, and a server that goes away
+cuts the connection instead of ending the response: a client must never take that for the end of the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.datastructures import QueryParams
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from unspool.errors import InvalidPosition, UnspoolError, ViewerReleased
+from unspool.http.problem import BadRequest, problem
+from unspool.http.sse import HEADERS, KEEP_ALIVE, native_frame, with_retry
+from unspool.jobs import Job
+from unspool.manager import GenerationManager, User
+from unspool.viewer import Viewer
+
+TRANSPORT: Final = "unspool.transport"
+"""The ASGI extension under which our own server lends the connection's transport, so that it can be cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """`heartbeat`: seconds of silence before a keep-alive. `send_timeout`: seconds that a socket may refuse to drain.
+    `retry`: milliseconds after which a client reconnects."""
+
+    heartbeat: float = 15.0
+    send_timeout: float = 30.0
+    retry: int = 1000
+
+
+DEFAULTS: Final = StreamOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a client wants to begin. `generation` None: the stream's last; `after` as an offset there."""
+
+    generation: int | None = None
+    after: int = 0
+    snapshot: bool = False
+    claimed: int | None = None
+    """The generation that the client's event id names."""
+
+
+def position_of(headers: Mapping[str, str], query: QueryParams) -> Position:
+    """From `Last-Event-ID`, else `?after=`, else the first record. Raises BadRequest, naming the field."""
+    generation = _number("generation", query["generation"], 1) if "generation" in query else None
+    snapshot = _flag("snapshot", query.get("snapshot", "0"))
+    token, field = headers.get("last-event-id", ""), "Last-Event-ID"
+    if not token:
+        token, field = query.get("after", "0"), "after"
+    claimed, dash, offset = token.partition("-")
+    if not dash:
+        return Position(generation, _number(field, token, 0), snapshot)
+    return Position(generation, _number(field, offset, 0), snapshot, _number(field, claimed, 1))
+
+
+def _number(field: str, value: str, least: int) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) < 16) or int(value) < least:
+        form = "an offset, or a generation, a dash and an offset" if least == 0 else f"a whole number from {least}"
+        raise BadRequest(f"{field} must be {form}, not {value[:40]!r}", field=field)
+    return int(value)
+
+
+def _flag(field: str, value: str) -> bool:
+    if value not in ("0", "1", "true", "false"):
+        raise BadRequest(f"{field} must be 1 or 0, not {value[:40]!r}", field=field)
+    return value in ("1", "true")
+
+
+class EventStream(Response):
+    """A response that follows a stream: return it from a route of your own.
+
+    The position comes from the request. `user` and `tenant` are checked as everywhere; errors become problem JSON.
+    """
+
+    def __init__(
+        self,
+        manager: GenerationManager,
+        stream_id: str,
+        request: HTTPConnection,
+        *,
+        user: User = None,
+        tenant: str | None = None,
+        options: StreamOptions = DEFAULTS,
+    ) -> None:
+        super().__init__()
+        self.raw_headers = list(HEADERS)
+        self._manager = manager
+        self._stream_id = stream_id
+        self._request = request
+        self._user: User = user
+        self._tenant = tenant
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            viewer = await self._attach()
+        except UnspoolError as error:
+            await problem(error)(scope, receive, send)
+            return
+        if viewer is None:
+            await Response(status_code=204)(scope, receive, send)
+            return
+        transport = scope.get("extensions", {}).get(TRANSPORT)
+        await _Pump(viewer, send, self._options, transport).run(receive, self.raw_headers)
+
+    async def _attach(self) -> Viewer | None:
+        """The viewer that the request asks for; None when there is nothing to come at its position."""
+        position = position_of(self._request.headers, self._request.query_params)
+        job = await self._manager.job(
+            self._stream_id, user=self._user, tenant=self._tenant, generation=position.generation
+        )
+        if position.claimed is not None and position.claimed != job.generation:
+            raise InvalidPosition(
+                f"the position is of generation {position.claimed}; the stream is at generation {job.generation}",
+                generation=job.generation, first_offset=job.first_offset, last_offset=job.last_offset,
+            )  # fmt: skip
+        if _finished(job, position):
+            return None
+        return await self._manager.view(
+            self._stream_id, user=self._user, tenant=self._tenant, after=position.after,
+            generation=job.generation, snapshot=position.snapshot,
+        )  # fmt: skip
+
+
+def _finished(job: Job, position: Position) -> bool:
+    # A browser's EventSource reconnects after every end, and only this answer makes it stop.
+    return job.settled and not position.snapshot and position.after == job.last_offset
+
+
+class _Pump:
+    """One open stream: from the viewer into `send`, with one timer for heart-beats and readers that do not read."""
+
+    __slots__ = ("_last_write", "_loop", "_options", "_send", "_sending", "_task", "_timer", "_transport", "_viewer")
+
+    def __init__(self, viewer: Viewer, send: Send, options: StreamOptions, transport: Any) -> None:
+        self._viewer = viewer
+        self._send = send
+        self._options = options
+        self._transport: asyncio.Transport | None = transport
+        self._loop = asyncio.get_running_loop()
+        self._last_write = self._loop.time()
+        self._sending = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, receive: Receive, headers: list[tuple[bytes, bytes]]) -> None:
+        watcher = asyncio.create_task(self._watch(receive))
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_later(self._options.heartbeat, self._tick)
+        try:
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._write(KEEP_ALIVE)  # some proxies pass the headers on only with the first bytes
+            finished = await self._pump()
+            if finished:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await self._cut(watcher)
+        finally:
+            self._timer.cancel()
+            self._viewer.close()
+            watcher.cancel()
+
+    async def _pump(self) -> bool:
+        """True after the terminal record, or when the client is gone; False when the server lets it go."""
+        first = True
+        try:
+            while (frames := await self._viewer.frames(native_frame)) is not None:
+                if frames and first:
+                    frames, first = with_retry(frames, self._options.retry), False
+                await self._write(frames or KEEP_ALIVE)
+        except UnspoolError as error:
+            if not isinstance(error, ViewerReleased):
+                # The log went away under the viewer: whatever it is, it is not the end of the answer.
+                self._viewer.close()
+            return False
+        return True
+
+    async def _write(self, data: bytes) -> None:
+        self._sending = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._sending = False
+        self._last_write = self._loop.time()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._viewer.close()
+
+    async def _cut(self, watcher: asyncio.Task[None]) -> None:
+        """End the connection without ending the response."""
+        if self._transport is not None:
+            self._transport.close()
+            await asyncio.wait([watcher], timeout=1.0)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        silence = now - self._last_write
+        if self._sending and silence >= self._options.send_timeout:
+            self._viewer.close()
+            if self._transport is not None:
+                self._transport.abort()
+            elif self._task is not None:
+                self._task.cancel()
+            return
+        if not self._sending and silence >= self._options.heartbeat:
+            self._viewer.poke()
+            silence = 0.0
+        wait = self._options.heartbeat - silence
+        if self._sending or wait <= 0:
+            wait = min(self._options.heartbeat, max(self._options.send_timeout - silence, 0.01))
+        self._timer = self._loop.call_later(wait, self._tick)
