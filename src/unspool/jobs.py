@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from unspool.events import Record
+from unspool.errors import InvalidArgument
+from unspool.events import Record, encode_data
 
 
 class Status(StrEnum):
@@ -62,6 +63,15 @@ TRANSITIONS: Final[Mapping[tuple[Status, Trigger], Status]] = MappingProxyType(
 def transition(status: Status, trigger: Trigger) -> Status | None:
     """The status after `trigger`, or None where the table forbids it."""
     return TRANSITIONS.get((status, trigger))
+
+
+_MAX_ID: Final = 256
+
+
+def check_id(name: str, value: str) -> None:
+    """Raises InvalidArgument for a name that cannot travel in URLs, headers and keys."""
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_ID or not value.isascii() or not value.isprintable():
+        raise InvalidArgument(f"{name} must be 1 to {_MAX_ID} printable ASCII characters")
 
 
 class GenerationKey(NamedTuple):
@@ -123,6 +133,27 @@ class Metadata(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
     extra: dict[str, Any] | None = None
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any] | None) -> Metadata:
+        """From what a caller gave. Raises InvalidArgument, naming the field that is unknown or of the wrong type."""
+        try:
+            return msgspec.json.decode(encode_data(dict(fields or {}), where="metadata"), type=_StrictMetadata)
+        except msgspec.ValidationError as error:
+            raise InvalidArgument(
+                f"metadata is not valid: {error}; fields are {', '.join(cls.__struct_fields__)}, and what is your own "
+                "goes into 'extra'"
+            ) from error
+
+    @classmethod
+    def changes(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a change: checked copies of exactly the given fields; None clears one."""
+        checked = cls.of(fields)
+        return {name: getattr(checked, name) for name in fields}
+
+
+class _StrictMetadata(Metadata, frozen=True, forbid_unknown_fields=True):
+    pass
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state of one generation, as it was when it was read. Times are Unix seconds of the store's clock.
@@ -147,6 +178,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     synced: bool = False
     terminal: Record | None = None
+    attached: bool = False
+    """The call that answered this attached to a generation that existed, by its request id; never stored."""
 
     @property
     def key(self) -> GenerationKey:

@@ -19,22 +19,21 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from unspool import backends
+from unspool import backends, stopping
 from unspool.content import Snapshot
 from unspool.errors import ConfigurationError, Gone, InvalidArgument, InvalidPosition, NotFound, ShuttingDown
-from unspool.events import Record, encode_data
-from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Status
+from unspool.events import Record
+from unspool.jobs import Job, Limits, Metadata, Owner, Status, check_id
 from unspool.options import Hooks, Options
-from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, Unknown, outcome_of
+from unspool.outcomes import AbortOutcome, Unknown
 from unspool.producer import Generation
-from unspool.protocols import Counts, Created, EventTransport, Hint, JobStore, NewJob
+from unspool.protocols import Counts, EventTransport, Hint, JobStore, NewJob
 from unspool.replica import Replica
 from unspool.resume import ResumeState, resume_state
 from unspool.runs import Run
 from unspool.subscription import Subscription
 from unspool.supervisor import Supervisor
-from unspool.tail import Tail
-from unspool.terminals import SAVE_FAILED, Aborted
+from unspool.terminals import Aborted
 from unspool.viewer import Viewer
 
 
@@ -50,7 +49,6 @@ ANYONE: Final = Anyone.ANYONE
 User = str | Anyone | None
 
 RunFunction = Callable[[Generation], Awaitable[object]]
-_MAX_ID: Final = 256
 
 
 class GenerationManager:
@@ -109,7 +107,7 @@ class GenerationManager:
         self._supervisor.start()
 
     async def stop(self, drain: float | None = None) -> None:
-        """Let runs finish for `drain` seconds, interrupt the others, release the viewers. Stopping twice is harmless."""
+        """Let runs finish for `drain` seconds, interrupt the others, release the viewers. Twice is harmless."""
         if self._replica is None:
             return
         if self._stopping is None:
@@ -171,35 +169,14 @@ class GenerationManager:
         """Start a generation that runs detached from the caller; answers at once.
 
         A running generation of the stream is replaced. The same `request_id` attaches to the same generation, whatever
-        the race. `expect_generation`: the number that the stream's last generation must have (0: none yet), else
-        GenerationConflict. Raises NotFound for a stream of another owner, CapacityExceeded, ShuttingDown,
-        InvalidArgument.
+        the race, and the job's `attached` says so. `expect_generation`: the number that the stream's last generation
+        must have (0: none yet), else GenerationConflict. Raises NotFound for a stream of another owner,
+        CapacityExceeded, ShuttingDown, InvalidArgument.
         """
-        created = await self.create(
-            stream_id, run, user=user, tenant=tenant, request_id=request_id, expect_generation=expect_generation,
-            metadata=metadata, limits=limits,
-        )  # fmt: skip
-        return created.job
-
-    async def create(
-        self,
-        stream_id: str,
-        run: RunFunction,
-        *,
-        user: str | None = None,
-        tenant: str | None = None,
-        request_id: str | None = None,
-        expect_generation: int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        limits: Limits | None = None,
-    ) -> Created:
-        """As `start`, and say whether the call attached to a generation, or replaced one."""
-        created, owned = await self._create(
-            stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits
-        )
+        job, owned = await self._create(stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits)
         if owned is not None:
-            owned.watch(asyncio.ensure_future(_call(run, owned.generation)))
-        return created
+            owned.watch(asyncio.create_task(_call(run, owned.generation), name=f"run {job.key}"))
+        return job
 
     @asynccontextmanager
     async def open(
@@ -219,22 +196,13 @@ class GenerationManager:
         """
         _, run = await self._create(stream_id, Owner(user, tenant), None, expect_generation, metadata, limits)
         assert run is not None
-        task = asyncio.current_task()
-        assert task is not None
-        run.adopt(task)
+        run.adopt()
         error: BaseException | None = None
         try:
             yield run.generation
-        except BaseException as raised:  # noqa: BLE001  (raised again below, unless it is our own cancellation)
+        except BaseException as raised:  # noqa: BLE001  (`leave` raises it again, unless it is our own cancellation)
             error = raised
-        run.end(error)
-        try:
-            await _shielded(run.done.wait())
-        except asyncio.CancelledError as raised:
-            error = error or raised
-        if error is None or (isinstance(error, asyncio.CancelledError) and run.cancelled and task.uncancel() == 0):
-            return
-        raise error
+        await run.leave(error)
 
     async def _create(
         self,
@@ -244,36 +212,25 @@ class GenerationManager:
         expect_generation: int | None,
         metadata: Mapping[str, Any] | None,
         limits: Limits | None,
-    ) -> tuple[Created, Run | None]:
+    ) -> tuple[Job, Run | None]:
         replica = self.replica
         if replica.closing:
             raise ShuttingDown
-        _check_id("stream_id", stream_id)
+        check_id("stream_id", stream_id)
         if request_id is not None:
-            _check_id("request_id", request_id)
+            check_id("request_id", request_id)
         if expect_generation is not None and expect_generation < 0:
             raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
         new = NewJob(
             stream_id=stream_id, owner=owner, replica=replica.name, lease=self.options.lease, request_id=request_id,
-            expect_generation=expect_generation, metadata=_metadata(metadata), limits=limits or Limits(),
+            expect_generation=expect_generation, metadata=Metadata.of(metadata), limits=limits or Limits(),
         )  # fmt: skip
         created = await self.store.create(new)
         if created.replaced is not None:
-            self._tell_replaced(created.replaced)
+            replica.on_replaced(created.replaced)
         if created.attached:
-            return created, None
-        return created, replica.own(created.job)
-
-    def _tell_replaced(self, job: Job) -> None:
-        run = self.replica.runs.get(job.key)
-        if run is not None:
-            run.lose()
-        tail = self.replica.tails.get(job.key)
-        assert job.terminal is not None
-        hint = Hint(job.key, job.last_offset, (job.terminal,), control=True)
-        if tail is not None:
-            tail.hint(hint)
-        self.replica.channel.publish(hint)
+            return replace(created.job, attached=True), None
+        return created.job, replica.own(created.job)
 
     # following
 
@@ -289,8 +246,8 @@ class GenerationManager:
     ) -> AsyncGenerator[Record, None]:
         """Records after a position, in order, each once; ends after the terminal record.
 
-        `generation`: an older one instead of the stream's last. `snapshot`: begin with one `sync` record, the content so
-        far, then what follows it; a `sync` record with the reason `trimmed` also takes the place of records that are
+        `generation`: an older one instead of the stream's last. `snapshot`: begin with one `sync` record, the content
+        so far, then what follows it; a `sync` record with the reason `trimmed` also takes the place of records that are
         no longer kept. Raises NotFound, Gone, InvalidPosition, ViewerReleased.
         """
         viewer = await self.view(
@@ -334,7 +291,7 @@ class GenerationManager:
         generation: int | None = None,
         snapshot: bool = False,
     ) -> Subscription:
-        """As `follow`, with callbacks: `on_record` for each, `on_error` for a terminal `failed`, `on_done` for the others.
+        """As `follow`, with callbacks: `on_record`; at the end `on_error` for `failed`, `on_done` for anything else.
 
         A callback that raises is logged, and the next record comes all the same. `Subscription.cancel` is idempotent,
         and nothing is delivered after it.
@@ -364,53 +321,7 @@ class GenerationManager:
             job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
         except (NotFound, Gone):
             return Unknown()
-        replica = self.replica
-        tail = await replica.tail(job.key, job)
-        if not job.settled:
-            job = await self.store.request_abort(job.key, by, reason)
-            asked = not job.settled
-        else:
-            asked = False
-        if asked:
-            verdict = Aborted(by, reason)
-            run = replica.runs.get(job.key)
-            if run is not None:
-                run.stop(verdict)
-            else:
-                replica.channel.publish(Hint(job.key, control=True))
-            job = await self._sealed(tail, verdict)
-        return await self._answer(tail, job, asked)
-
-    async def _sealed(self, tail: Tail, verdict: Aborted) -> Job:
-        """Wait for the seal for as long as the owner may take, then take over and seal here."""
-        patience = self.options.abort_grace + min(1.0, self.options.lease / 3)
-        deadline = asyncio.get_running_loop().time() + patience
-        while True:
-            job = await self.store.get(*tail.key)
-            left = deadline - asyncio.get_running_loop().time()
-            if job.settled:
-                return job
-            if left <= 0:
-                run = self.replica.runs.get(tail.key)
-                if run is not None:  # ours: its hooks are at work, and they have a time limit of their own
-                    await run.done.wait()
-                    continue
-                lease = await self.store.take_over(
-                    tail.key, job.lease.epoch, self.replica.name, self.options.lease, only_expired=False
-                )
-                if lease is not None:
-                    return (await self.replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job
-                continue
-            await tail.wait_settled(min(left, self.options.poll))
-
-    async def _answer(self, tail: Tail, job: Job, asked: bool) -> AbortOutcome:
-        snapshot = await tail.snapshot()
-        if job.status is Status.ERROR and job.terminal is not None and job.terminal.data.get("code") == SAVE_FAILED:
-            if asked or not await self.replica.settler.save_partial(job, snapshot):
-                return outcome_of(SaveFailed, job, snapshot)
-            return outcome_of(AlreadySettled, job, snapshot)
-        stopped = asked and job.status is Status.ABORTED
-        return outcome_of(Stopped if stopped else AlreadySettled, job, snapshot)
+        return await stopping.abort(self.replica, job, Aborted(by, reason))
 
     # asking
 
@@ -459,9 +370,9 @@ class GenerationManager:
 
     async def update(self, stream_id: str, *, user: User = None, tenant: str | None = None, **metadata: Any) -> Job:
         """Set metadata of the running generation; None clears a field. Raises NotFound, Fenced when it has ended."""
-        _metadata(metadata)
+        changes = Metadata.changes(metadata)
         job = await self.job(stream_id, user=user, tenant=tenant)
-        return await self.store.update(job.key, job.lease.epoch, metadata)
+        return await self.store.update(job.key, job.lease.epoch, changes)
 
     async def delete(self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int) -> bool:
         """Delete an ended generation before its retention is over; False when it is active or gone."""
@@ -489,37 +400,6 @@ def _owner(user: User, tenant: str | None) -> Owner | None:
 
 async def _call(run: RunFunction, generation: Generation) -> object:
     return await run(generation)
-
-
-async def _shielded(wait: Awaitable[Any]) -> None:
-    """Wait to the end whatever happens; a cancellation is passed on afterwards."""
-    task = asyncio.ensure_future(wait)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
-def _metadata(fields: Mapping[str, Any] | None) -> Metadata:
-    if not fields:
-        return Metadata()
-    encode_data(dict(fields), where="metadata")
-    known = {name: value for name, value in fields.items() if name in Metadata.__struct_fields__}
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise InvalidArgument(f"metadata has no field {unknown[0]!r}; put what is your own into 'extra'")
-    return replace(Metadata(), **known)
-
-
-def _check_id(name: str, value: str) -> None:
-    if not isinstance(value, str) or not value or len(value) > _MAX_ID or not value.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidArgument(f"{name} must be 1 to {_MAX_ID} printable characters")
-    if not value.isascii():
-        raise InvalidArgument(f"{name} must be ASCII: it travels in URLs and headers")
 
 
 def new_stream_id() -> str:

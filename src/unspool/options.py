@@ -76,6 +76,6 @@ class Hooks:
     all_viewers_left: list[ContentHook] = field(default_factory=list[ContentHook])
     """It fell to zero while the generation is active; gets the content so far."""
     save_partial: list[ContentHook] = field(default_factory=list[ContentHook])
-    """Before a generation is sealed as aborted or failed. One that fails turns an abort into the error `save_failed`."""
+    """Before a generation is sealed as aborted or failed. One that fails turns an abort into `save_failed`."""
     settled: list[ContentHook] = field(default_factory=list[ContentHook])
     """After the seal, on the replica that sealed; the job carries the outcome."""

@@ -11,15 +11,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
+import msgspec
+
 from unspool import events
 from unspool.content import Snapshot
-from unspool.errors import GenerationStopped, InvalidArgument
+from unspool.errors import GenerationStopped
 from unspool.events import DELTAS, Event, check_event, check_text, encode_data
 from unspool.jobs import GenerationKey, Job, Metadata, Status
 from unspool.terminals import Completed
 from unspool.writer import LogWriter
 
-_METADATA_FIELDS: Final = frozenset(Metadata.__struct_fields__)
 _CAPTURED: Final = ("conversation_id", "user_message", "response_id", "sender", "model")
 _BREAKS: Final = frozenset(
     {events.TOOL_CALL, events.AGENT_UPDATE, events.FILE, events.SOURCE, events.STEER_APPLIED, events.STEP_STARTED}
@@ -82,8 +83,8 @@ class Generation:
             payload = encode_data(data, where=f"data of {kind!r}")
             if kind in _BREAKS:
                 self._open_parts.pop(data.get("agent"), None)
+            self._capture(kind, data, payload)  # first: it may refuse the event
             self._writer.put(kind, payload, internal)
-            self._capture(kind, data)
         if self._writer.full:
             await self._writer.room()
 
@@ -130,14 +131,9 @@ class Generation:
 
     async def update(self, **metadata: Any) -> None:
         """Set fields of the job's metadata; None clears one, the others stay. Raises InvalidArgument."""
-        for field in metadata:
-            if field not in _METADATA_FIELDS:
-                raise InvalidArgument(
-                    f"metadata has no field {field!r}; use one of {', '.join(sorted(_METADATA_FIELDS))}"
-                )
-        encode_data(metadata, where="metadata")
+        changes = Metadata.changes(metadata)
         self._refuse_when_stopping("metadata")
-        self._writer.put_metadata(metadata)
+        self._writer.put_metadata(changes)
         await self._writer.flush()
 
     def finish(self, *, message: Mapping[str, Any] | None = None, finish_reason: str | None = None) -> None:
@@ -187,10 +183,11 @@ class Generation:
         self._open_parts[agent] = (kind, part_id)
         self._writer.put_delta(kind, part_id, text, marks, internal)
 
-    def _capture(self, kind: str, data: Mapping[str, Any]) -> None:
+    def _capture(self, kind: str, data: Mapping[str, Any], payload: bytes) -> None:
         """What an event says about the whole job goes into its record, in the same append."""
         if kind == events.CREATED:
-            self._writer.put_metadata({field: data[field] for field in _CAPTURED if field in data})
+            known = msgspec.json.decode(payload)  # a copy: the record must not change with the run's own objects
+            self._writer.put_metadata(Metadata.changes({field: known[field] for field in _CAPTURED if field in known}))
         elif kind == events.TITLE:
             self._writer.put_metadata({"title": data["text"]})
         elif kind == events.STEP_FINISHED and isinstance(data.get("finish_reason"), str):

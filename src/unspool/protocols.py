@@ -16,7 +16,7 @@ from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metada
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What a generation is created from. `expect_generation` is the number that must be the stream's last; 0: none yet."""
+    """What a generation is made from. `expect_generation`: the number that must be the stream's last; 0: none yet."""
 
     stream_id: str
     owner: Owner
@@ -37,7 +37,7 @@ class Created(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Records after a position. `first_offset` is the log's oldest kept one; `sealed`: `last_offset` is the terminal."""
+    """Records after a position. `first_offset`: the log's oldest kept one; `sealed`: `last_offset` is the terminal."""
 
     records: Sequence[Record]
     first_offset: int

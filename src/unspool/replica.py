@@ -11,7 +11,7 @@ from typing import Any
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks, Options
-from unspool.protocols import Channel, EventTransport, Hint, JobStore
+from unspool.protocols import Channel, Hint, JobStore
 from unspool.runs import Run
 from unspool.settlement import Settler
 from unspool.tail import Tail
@@ -119,6 +119,17 @@ class Replica:
     def _disown(self, run: Run) -> None:
         self.runs.pop(run.key, None)
         run.tail.idle_since = asyncio.get_running_loop().time()
+
+    def on_replaced(self, job: Job) -> None:
+        """A job was replaced by a creation here: stop its run, tell its viewers on every replica."""
+        run = self.runs.get(job.key)
+        if run is not None:
+            run.lose()
+        tail = self.tails.get(job.key)
+        if tail is not None:
+            self.settler.announce(tail, job)
+        else:
+            self.settler.publish(job)
 
     # hints
 

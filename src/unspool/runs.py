@@ -82,9 +82,27 @@ class Run:
         if self.generation.stopping.is_set():
             self._cancel()
 
-    def adopt(self, task: asyncio.Task[object]) -> None:
-        """Let a stop cancel this task, which is the caller's own; `end` says when its part is over."""
-        self._task = task
+    def adopt(self) -> None:
+        """The caller's own task is the run: a stop cancels it, and `leave` says when its part is over."""
+        self._task = asyncio.current_task()
+
+    async def leave(self, error: BaseException | None) -> None:
+        """The caller's part is over, with this error. Waits for the seal, then raises the error again: all but the
+        cancellation that came from a stop, which has done its work."""
+        self.end(error)
+        sealed = asyncio.ensure_future(self.done.wait())
+        while not sealed.done():
+            try:
+                await asyncio.shield(sealed)
+            except asyncio.CancelledError as cancelled:
+                error = error or cancelled
+        if error is None:
+            return
+        task = self._task
+        ours = isinstance(error, asyncio.CancelledError) and self.cancelled and task is not None
+        if ours and task is not None and task.uncancel() == 0:
+            return
+        raise error
 
     def end(self, error: BaseException | None) -> None:
         """The run is over: it returned, was cancelled or failed."""

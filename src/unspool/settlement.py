@@ -50,10 +50,14 @@ class Settler:
 
     def announce(self, tail: Tail, job: Job) -> None:
         """Bring the terminal record of a sealed job to the viewers, here and on every other replica."""
+        tail.hint(self.publish(job))
+
+    def publish(self, job: Job) -> Hint:
+        """Tell the other replicas that a job is sealed."""
         assert job.terminal is not None
-        records = (job.terminal,)
-        tail.hint(Hint(job.key, job.last_offset, records))
-        self._channel.publish(Hint(job.key, job.last_offset, records, control=True))
+        hint = Hint(job.key, job.last_offset, (job.terminal,), control=True)
+        self._channel.publish(hint)
+        return hint
 
     async def save_partial(self, job: Job, snapshot: Snapshot) -> bool:
         """Call the hooks that save an unfinished answer; False when one failed."""
@@ -66,7 +70,7 @@ class Settler:
             try:
                 async with asyncio.timeout(self._hook_timeout):
                     await hook(*args)
-            except Exception:
+            except Exception:  # noqa: BLE001  (logged; what the application does must not stop the seal)
                 _log.exception("a hook failed: %r", hook)
                 good = False
         return good

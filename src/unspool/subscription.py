@@ -65,5 +65,5 @@ class Subscription:
             answer = callback(record)
             if inspect.isawaitable(answer):
                 await answer
-        except Exception:
+        except Exception:  # noqa: BLE001  (logged; the next record comes all the same)
             _log.exception("%r: a callback failed on record %d", self, record.offset)

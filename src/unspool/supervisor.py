@@ -1,4 +1,4 @@
-"""The periodic work of a replica: leases renewed, dead owners noticed, stalls ended, retention kept, hints backed up."""
+"""The periodic work of a replica: renew leases, notice dead owners, end stalls, keep retention, back up hints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Supervisor:
                 await work()
             except StoreUnavailable as error:
                 _log.warning("the store is unavailable: %s", error)
-            except Exception:
+            except Exception:  # noqa: BLE001
                 # One bad job must not end the care of all the others.
                 _log.exception("periodic work failed; it goes on with the next round")
 

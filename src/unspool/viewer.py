@@ -7,7 +7,7 @@ store by range; only when there is nothing does a viewer wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from enum import StrEnum
 from types import TracebackType
 
@@ -57,7 +57,7 @@ class Viewer:
     ) -> None:
         self.close()
 
-    async def __aiter__(self) -> AsyncIterator[Record]:
+    async def __aiter__(self) -> AsyncGenerator[Record, None]:
         while True:
             records = await self.records()
             if records is None:

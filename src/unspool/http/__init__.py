@@ -1,11 +1,11 @@
 """HTTP: a router for an application of your own, and the whole server. Needs the extra `http`."""
 
-try:
-    import starlette  # noqa: F401
-except ImportError as error:  # pragma: no cover
+from importlib.util import find_spec
+
+if find_spec("starlette") is None:  # pragma: no cover
     from unspool.errors import ConfigurationError
 
-    raise ConfigurationError("unspool.http needs starlette: pip install 'unspool[http]'") from error
+    raise ConfigurationError("unspool.http needs starlette: pip install 'unspool[http]'")
 
 from unspool.http.app import create_app
 from unspool.http.auth import Authenticate, Identity, bearer

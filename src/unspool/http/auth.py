@@ -19,7 +19,7 @@ class Identity(NamedTuple):
     tenant: str | None = None
 
 
-Authenticate = Callable[[HTTPConnection], Identity | str | None | Awaitable[Identity | str | None]]
+Authenticate = Callable[[HTTPConnection], Awaitable[Identity | str | None] | Identity | str | None]
 """Gets the request; answers the user's id, an Identity, or None for one who may not enter."""
 
 

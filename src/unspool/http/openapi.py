@@ -81,15 +81,15 @@ def document(*, bearer: bool) -> dict[str, Any]:
                 }, 401, 404, 410, 422),
             },
             f"{one}/generations": {
-                "post": _operation("start", "Start a generation; it runs whoever stays", [_STREAM, key], {
+                "post": _operation("start", "Start a generation", [_STREAM, key], {
                     201: _answer({"$ref": "#/components/schemas/Started"}),
-                    200: _answer({"$ref": "#/components/schemas/Started"}, "Attached to the one of the same request id"),
+                    200: _answer({"$ref": "#/components/schemas/Started"}, "Attached by request id"),
                 }, 400, 401, 404, 409, 413, 415, 422, 503, body=start),
             },
             f"{one}/events": {
-                "get": _operation("follow", "Follow as server-sent events", [_STREAM, _GENERATION, last_id, after, snapshot], {
+                "get": _operation("follow", "Follow by SSE", [_STREAM, _GENERATION, last_id, after, snapshot], {
                     200: {
-                        "description": "Records: event = type, data = JSON, id = generation-offset; until a terminal one",
+                        "description": "event = type, data = JSON, id = generation-offset; until a terminal one",
                         "content": {"text/event-stream": {"schema": {"type": "string"}}},
                     },
                     204: {"description": "It has ended, and nothing comes after this position"},

@@ -91,7 +91,7 @@ class _Native:
         async def run(generation: Generation) -> object:
             return await self._run(generation, details)
 
-        created = await self._manager.create(
+        job = await self._manager.start(
             stream_id,
             run,
             user=identity.user,
@@ -100,7 +100,6 @@ class _Native:
             expect_generation=body.expect_generation,
             metadata=body.metadata,
         )
-        job = created.job
         events_url = f"{request.url.path.removesuffix('/generations')}/events?generation={job.generation}"
         answer = {
             "stream_id": job.stream_id,
@@ -108,7 +107,7 @@ class _Native:
             "status": job.status,
             "events_url": quote(events_url, safe="/?=%:"),
         }
-        return _json(answer, 200 if created.attached else 201)
+        return _json(answer, 200 if job.attached else 201)
 
     async def follow(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -60,7 +60,7 @@ class _Server(uvicorn.Server):
 
 def is_loopback(host: str) -> bool:
     """Whether a server on this address can only be reached from its own machine."""
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def serve(

@@ -39,7 +39,7 @@ def with_retry(frames: bytes, milliseconds: int) -> bytes:
 
 
 class Message(NamedTuple):
-    """An event as a client dispatches it. `id`: the last event id at that moment; `retry`: what its block said, in ms."""
+    """An event as a client dispatches it. `id`: the last event id at that moment; `retry`: its block's, in ms."""
 
     event: str
     data: str

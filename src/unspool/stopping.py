@@ -1,0 +1,61 @@
+"""Stop, with an answer: ask the owner, wait for the seal, and take over where the owner is dead or deaf."""
+
+from __future__ import annotations
+
+import asyncio
+
+from unspool.jobs import Job, Status
+from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, outcome_of
+from unspool.protocols import Hint
+from unspool.replica import Replica
+from unspool.tail import Tail
+from unspool.terminals import SAVE_FAILED, Aborted
+
+
+async def abort(replica: Replica, job: Job, verdict: Aborted) -> AbortOutcome:
+    """Stop this generation. The answer comes after the seal, and within bounds whatever the owner does."""
+    tail = await replica.tail(job.key, job)
+    if not job.settled:
+        job = await replica.store.request_abort(job.key, verdict.by, verdict.reason)
+    if job.settled:
+        return await _answer(replica, tail, job, asked=False)
+    run = replica.runs.get(job.key)
+    if run is not None:
+        run.stop(verdict)
+    else:
+        replica.channel.publish(Hint(job.key, control=True))
+    job = await _sealed(replica, tail, verdict)
+    return await _answer(replica, tail, job, asked=True)
+
+
+async def _sealed(replica: Replica, tail: Tail, verdict: Aborted) -> Job:
+    """Wait for the seal for as long as the owner may take, then take over and seal here."""
+    options, now = replica.options, asyncio.get_running_loop().time
+    deadline = now() + options.abort_grace + min(1.0, options.lease / 3)
+    while True:
+        job = await replica.store.get(*tail.key)
+        if job.settled:
+            return job
+        left = deadline - now()
+        if left > 0:
+            await tail.wait_settled(min(left, options.poll))
+            continue
+        run = replica.runs.get(tail.key)
+        if run is not None:  # ours: its hooks are at work, and they have a time limit of their own
+            await run.done.wait()
+            continue
+        lease = await replica.store.take_over(
+            tail.key, job.lease.epoch, replica.name, options.lease, only_expired=False
+        )
+        if lease is not None:
+            return (await replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job
+
+
+async def _answer(replica: Replica, tail: Tail, job: Job, *, asked: bool) -> AbortOutcome:
+    snapshot = await tail.snapshot()
+    if job.status is Status.ERROR and job.terminal is not None and job.terminal.data.get("code") == SAVE_FAILED:
+        # Stopped, but not saved: every further Stop is another try.
+        saved = not asked and await replica.settler.save_partial(job, snapshot)
+        return outcome_of(AlreadySettled if saved else SaveFailed, job, snapshot)
+    stopped = asked and job.status is Status.ABORTED
+    return outcome_of(Stopped if stopped else AlreadySettled, job, snapshot)
