@@ -22,6 +22,9 @@ from unspool.resume import sync_record
 Encoder = Callable[[GenerationKey, Record], bytes]
 """A dialect's frame for one record; nothing for one that it does not show."""
 
+PIECE: Final = 256 * 1024
+"""Bytes after which a piece for one write is large enough: what a viewer that does not read can make us hold."""
+
 PAGE: Final = 512
 """Records that one read of the store asks for."""
 
@@ -45,10 +48,10 @@ class Tail:
         self._records: list[Record] = []
         self._bytes = 0
         self._frames: dict[Encoder, list[bytes]] = {}
-        self._joined: dict[Encoder, tuple[int, int, bytes]] = {}
+        self._joined: dict[Encoder, tuple[int, int, bytes, int]] = {}
         self._fold = Fold()
         self._sync: tuple[int, Record] | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
         self._repair: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
 
@@ -109,22 +112,22 @@ class Tail:
         return self._records[start : start + limit]
 
     def joined(self, encode: Encoder, after: int) -> tuple[bytes, int] | None:
-        """All held frames after this offset in one piece, and the offset they reach; None as for `slice`.
+        """Held frames after this offset in one piece of bounded size, and the offset they reach; None as for `slice`.
 
         Viewers of one dialect that stand at the same place, which is nearly all of them, get the very same bytes.
         """
         cached = self._joined.get(encode)
         if cached is not None and cached[0] == after and cached[1] == self.held:
-            return cached[2], self.held
+            return cached[2], cached[3]
         start = after + 1 - self._first
         if start < 0:
             return None
         frames = self._frames.setdefault(encode, [])
         for record in self._records[len(frames) :]:
             frames.append(b"" if record.internal else encode(self.key, record))
-        data = b"".join(frames[start:]) if len(frames) - start != 1 else frames[start]
-        self._joined[encode] = (after, self.held, data)
-        return data, self.held
+        data, count = join(frames[start:] if start else frames)
+        self._joined[encode] = (after, self.held, data, after + count)
+        return data, after + count
 
     def ended_at(self, offset: int) -> bool:
         """The log is sealed, and nothing comes after this offset."""
@@ -133,16 +136,19 @@ class Tail:
     # waking
 
     def wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
+        waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def waiter(self) -> asyncio.Future[None]:
-        """A future that is done as soon as something changed."""
+        """A future that is done as soon as something changed; `forget` it when it is no longer waited for."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
+        self._waiters.add(future)
         return future
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        self._waiters.discard(waiter)
 
     async def wait_settled(self, seconds: float) -> bool:
         """True when the log is sealed within that time."""
@@ -253,6 +259,19 @@ class Tail:
         if self._sync is None or self._sync[0] != snapshot.offset:
             self._sync = (snapshot.offset, sync_record(job, snapshot, None))
         return self._sync[1]
+
+
+def join(frames: Sequence[bytes]) -> tuple[bytes, int]:
+    """Frames from the first on in one piece, until it is large enough, and how many they are."""
+    if len(frames) == 1:
+        return frames[0], 1
+    size = count = 0
+    for frame in frames:
+        size += len(frame)
+        count += 1
+        if size >= PIECE:
+            break
+    return b"".join(frames[:count]), count
 
 
 def _consume(task: asyncio.Task[None]) -> None:

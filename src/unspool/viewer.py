@@ -13,7 +13,7 @@ from types import TracebackType
 
 from unspool.errors import ViewerReleased
 from unspool.events import Record
-from unspool.tail import Encoder, Tail
+from unspool.tail import Encoder, Tail, join
 
 
 class End(StrEnum):
@@ -104,10 +104,9 @@ class Viewer:
                 page = await self._page()
                 if page is None:
                     continue
-                joined = (
-                    b"".join(encode(self.tail.key, record) for record in page if not record.internal),
-                    page[-1].offset,
-                )
+                frames = [b"" if record.internal else encode(self.tail.key, record) for record in page]
+                data, count = join(frames)
+                joined = data, page[count - 1].offset
             data, reached = joined
             if reached > self.position:
                 self.position = reached
@@ -148,11 +147,12 @@ class Viewer:
         """Wait until something changed; False when the viewer was poked."""
         if self.tail.held < self.tail.last:
             self.tail.repair_soon()
-        self._waiter = self.tail.waiter()
+        waiter = self._waiter = self.tail.waiter()
         try:
-            await self._waiter
+            await waiter
         finally:
             self._waiter = None
+            self.tail.forget(waiter)
         poked, self._poked = self._poked, False
         return not poked
 

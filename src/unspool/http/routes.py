@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -45,7 +46,16 @@ def router(
     the same nobody: only for a server that nobody else can reach.
     """
     native = _Native(manager, run, authenticate, stream_options, max_body)
-    return Router(native.routes())
+    return _router_class()(routes=native.routes())
+
+
+def _router_class() -> type[Router]:
+    # FastAPI includes only routers of its own class; that class is a Starlette router as well.
+    if find_spec("fastapi") is None:
+        return Router
+    from fastapi import APIRouter
+
+    return APIRouter
 
 
 class _Native:
@@ -96,16 +106,16 @@ class _Native:
             run,
             user=identity.user,
             tenant=identity.tenant,
-            request_id=body.request_id or request.headers.get("idempotency-key"),
+            request_id=request.headers.get("idempotency-key") if body.request_id is None else body.request_id,
             expect_generation=body.expect_generation,
             metadata=body.metadata,
         )
-        events_url = f"{request.url.path.removesuffix('/generations')}/events?generation={job.generation}"
+        prefix = quote(request.scope["path"].removesuffix(f"/{stream_id}/generations"))
         answer = {
             "stream_id": job.stream_id,
             "generation": job.generation,
             "status": job.status,
-            "events_url": quote(events_url, safe="/?=%:"),
+            "events_url": f"{prefix}/{quote(stream_id, safe='')}/events?generation={job.generation}",
         }
         return _json(answer, 200 if job.attached else 201)
 

@@ -28,7 +28,7 @@ class _Protocol(HttpToolsProtocol):
         self.scope.setdefault("extensions", {})[TRANSPORT] = self.transport  # type: ignore[typeddict-item]
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's server, which tells the manager to drain *before* it waits for open connections to end."""
 
     def __init__(
@@ -83,9 +83,22 @@ def serve(
             f"host {host} can be reached from outside, and no authentication is set: every caller could read and stop "
             "every generation. Set a token, give an authenticate hook, or bind to 127.0.0.1"
         )
-    listener = _bind(host, port)
-    address = f"[{host}]" if ":" in host else host
-    url = f"http://{address}:{listener.getsockname()[1]}"
+    listener = bind(host, port)
+    server = server_for(
+        app, drain=drain, access_log=access_log, ready=lambda: ready(url_of(listener)) if ready else None
+    )
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn raises the signal again once all is down; it has been obeyed
+    finally:
+        listener.close()
+
+
+def server_for(
+    app: Starlette, *, drain: float = 5.0, access_log: bool = False, ready: Callable[[], None] = lambda: None
+) -> Server:
+    """The server for an application of `create_app`, not yet running."""
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -97,16 +110,16 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain) + 3),
     )
-    server = _Server(config, app.state.manager, drain, lambda: ready(url) if ready is not None else None)
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # uvicorn raises the signal again once all is down; it has been obeyed
-    finally:
-        listener.close()
+    return Server(config, app.state.manager, drain, ready)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigurationError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

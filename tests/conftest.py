@@ -1,0 +1,38 @@
+"""A real server on a free port, for every test that wants one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+
+from unspool.http.server import bind, server_for, url_of
+
+Serving = Callable[[Starlette], AbstractAsyncContextManager[httpx2.AsyncClient]]
+
+
+@asynccontextmanager
+async def _serving(app: Starlette) -> AsyncGenerator[httpx2.AsyncClient, None]:
+    listener = bind("127.0.0.1", 0)
+    ready = asyncio.Event()
+    server = server_for(app, drain=0.0, ready=ready.set)
+    task = asyncio.create_task(server._serve([listener]))
+    await ready.wait()
+    try:
+        async with httpx2.AsyncClient(base_url=url_of(listener), timeout=20) as client:
+            yield client
+    finally:
+        await app.state.manager.stop(0)
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@pytest.fixture
+def serving() -> Serving:
+    """A context manager that serves an application and gives a client for it."""
+    return _serving
