@@ -77,9 +77,11 @@ class Viewer:
         Raises ViewerReleased when the replica lets its viewers go.
         """
         while self._open():
-            found = await self._snapshot()
-            if found is not None:
-                return [found]
+            if self._sync:
+                found = await self._snapshot()
+                if found is not None:
+                    return [found]
+                continue
             held = self.tail.slice(self.position)
             if held is None:
                 held = await self._page()
@@ -96,9 +98,11 @@ class Viewer:
     async def frames(self, encode: Encoder) -> bytes | None:
         """The same as bytes of a dialect, all pending frames in one piece; empty when poked, None after the end."""
         while self._open():
-            found = await self._snapshot()
-            if found is not None:
-                return encode(self.tail.key, found)
+            if self._sync:
+                found = await self._snapshot()
+                if found is not None:
+                    return encode(self.tail.key, found)
+                continue
             joined = self.tail.joined(encode, self.position)
             if joined is None:
                 page = await self._page()
@@ -126,18 +130,20 @@ class Viewer:
 
     async def _snapshot(self) -> Record | None:
         """The snapshot, where it is due: asked for at the beginning, or the position was trimmed."""
-        if not self._sync:
-            return None
         record = await self.tail.sync(self._sync_reason)
-        # Marked only now that it is on its way: a handshake that was cut off before has consumed nothing.
+        await self.tail.mark_synced()
+        if self.end is not None:
+            return None
+        # No pause from here to the caller: a handshake that was cut off before has consumed nothing.
         self._sync = False
         self.position = record.offset
-        await self.tail.mark_synced()
         return record
 
     async def _page(self) -> Sequence[Record] | None:
         """Records older than what the tail holds; None when something changed and must be looked at anew."""
         page = await self.tail.read(self.position)
+        if self.end is not None:
+            return None
         if page.first_offset > self.position + 1:
             self._sync, self._sync_reason = True, "trimmed"
             return None
@@ -145,6 +151,9 @@ class Viewer:
 
     async def _wait(self) -> bool:
         """Wait until something changed; False when the viewer was poked."""
+        if self.tail.gone is not None:
+            self.close()
+            raise self.tail.gone
         if self.tail.held < self.tail.last:
             self.tail.repair_soon()
         waiter = self._waiter = self.tail.waiter()
@@ -176,4 +185,5 @@ class Viewer:
     def release(self) -> None:
         """Let the viewer go without an end: whoever waits gets ViewerReleased, and follows again elsewhere."""
         if self.end is None:
-            self._leave(End.RELEASED)
+            ended = not self._sync and self.tail.ended_at(self.position)
+            self._leave(End.FINISHED if ended else End.RELEASED)

@@ -7,13 +7,14 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from unspool.errors import ConfigurationError
-from unspool.http.stream import TRANSPORT
+from unspool.http.stream import LINK
 from unspool.manager import GenerationManager
 
 _BACKLOG = 2048
@@ -21,11 +22,40 @@ _SEND_BUFFER = 64 * 1024  # a reader that does not read is noticed after this mu
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, whose streams may cut their own connection."""
+    """uvicorn's, which lends its connection to the streams."""
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self.scope.setdefault("extensions", {})[TRANSPORT] = self.transport  # type: ignore[typeddict-item]
+        extensions = cast("dict[str, object]", self.scope.setdefault("extensions", {}))
+        extensions[LINK] = _Link(self.cycle)
+
+
+class _Link:
+    """A response under way, as the stream writes it: straight to the transport, under uvicorn's flow control."""
+
+    __slots__ = ("_cycle", "_flow", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._flow = cycle.flow
+
+    @property
+    def paused(self) -> bool:
+        return self._flow.write_paused
+
+    async def drain(self) -> None:
+        await self._flow.drain()
+
+    def write(self, body: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(body), body) if self._cycle.chunked_encoding else body)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
 
 
 class Server(uvicorn.Server):

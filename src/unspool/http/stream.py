@@ -8,9 +8,10 @@ cuts the connection instead of ending the response: a client must never take tha
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Protocol
 
 from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
@@ -24,8 +25,33 @@ from unspool.jobs import Job
 from unspool.manager import GenerationManager, User
 from unspool.viewer import Viewer
 
-TRANSPORT: Final = "unspool.transport"
-"""The ASGI extension under which our own server lends the connection's transport, so that it can be cut."""
+_log = logging.getLogger("unspool.http")
+
+LINK: Final = "unspool.link"
+"""The ASGI extension under which our own server lends the connection itself."""
+
+
+class Link(Protocol):
+    """A connection that our own server lends to a stream: writes without the detour, and a way to cut it."""
+
+    @property
+    def paused(self) -> bool:
+        """The socket does not drain; wait in `drain` before the next write."""
+        ...
+
+    async def drain(self) -> None: ...
+
+    def write(self, body: bytes) -> None:
+        """Write a piece of the response's body."""
+        ...
+
+    def close(self) -> None:
+        """Cut the connection once what was written has left: the response stays visibly incomplete."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it at once."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +65,7 @@ class StreamOptions:
 
 
 DEFAULTS: Final = StreamOptions()
+_LARGE: Final = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +139,12 @@ class EventStream(Response):
         if viewer is None:
             await Response(status_code=204)(scope, receive, send)
             return
-        transport = scope.get("extensions", {}).get(TRANSPORT)
-        await _Pump(viewer, send, self._options, transport).run(receive, self.raw_headers)
+        if scope["method"] == "HEAD":
+            viewer.close()
+            await Response(headers=dict(self.headers))(scope, receive, send)
+            return
+        link: Link | None = scope.get("extensions", {}).get(LINK)
+        await _Pump(viewer, send, self._options, link).run(receive, self.raw_headers)
 
     async def _attach(self) -> Viewer | None:
         """The viewer that the request asks for; None when there is nothing to come at its position."""
@@ -140,15 +171,15 @@ def _finished(job: Job, position: Position) -> bool:
 
 
 class _Pump:
-    """One open stream: from the viewer into `send`, with one timer for heart-beats and readers that do not read."""
+    """One open stream: from the viewer into the socket, with one timer for heart-beats and readers that do not read."""
 
-    __slots__ = ("_last_write", "_loop", "_options", "_send", "_sending", "_task", "_timer", "_transport", "_viewer")
+    __slots__ = ("_last_write", "_link", "_loop", "_options", "_send", "_sending", "_task", "_timer", "_viewer")
 
-    def __init__(self, viewer: Viewer, send: Send, options: StreamOptions, transport: Any) -> None:
+    def __init__(self, viewer: Viewer, send: Send, options: StreamOptions, link: Link | None) -> None:
         self._viewer = viewer
         self._send = send
         self._options = options
-        self._transport: asyncio.Transport | None = transport
+        self._link = link
         self._loop = asyncio.get_running_loop()
         self._last_write = self._loop.time()
         self._sending = False
@@ -162,11 +193,11 @@ class _Pump:
         try:
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._write(KEEP_ALIVE)  # some proxies pass the headers on only with the first bytes
-            finished = await self._pump()
-            if finished:
+            if await self._pump():
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            else:
-                await self._cut(watcher)
+            elif self._link is not None:
+                self._link.close()
+                await asyncio.wait([watcher], timeout=1.0)
         finally:
             self._timer.cancel()
             self._viewer.close()
@@ -174,22 +205,34 @@ class _Pump:
 
     async def _pump(self) -> bool:
         """True after the terminal record, or when the client is gone; False when the server lets it go."""
-        first = True
+        viewer, link = self._viewer, self._link
         try:
-            while (frames := await self._viewer.frames(native_frame)) is not None:
-                if frames and first:
-                    frames, first = with_retry(frames, self._options.retry), False
-                await self._write(frames or KEEP_ALIVE)
+            frames = await viewer.frames(native_frame)
+            if frames:
+                frames = with_retry(frames, self._options.retry)
+            while frames is not None:
+                if link is None or link.paused or len(frames) >= _LARGE:
+                    await self._write(frames or KEEP_ALIVE)
+                else:
+                    link.write(frames or KEEP_ALIVE)
+                    self._last_write = self._loop.time()
+                frames = await viewer.frames(native_frame)
+        except ViewerReleased:
+            return False
         except UnspoolError as error:
-            if not isinstance(error, ViewerReleased):
-                # The log went away under the viewer: whatever it is, it is not the end of the answer.
-                self._viewer.close()
+            # The log went away under the viewer. Whatever that is, it is not the end of the answer.
+            _log.warning("%r is cut off: %s", viewer, error)
             return False
         return True
 
     async def _write(self, data: bytes) -> None:
         self._sending = True
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self._link is None:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        else:
+            await self._link.drain()
+            self._link.write(data)
+            await asyncio.sleep(0)  # one viewer that catches up must not hold up the others
         self._sending = False
         self._last_write = self._loop.time()
 
@@ -198,19 +241,13 @@ class _Pump:
             pass
         self._viewer.close()
 
-    async def _cut(self, watcher: asyncio.Task[None]) -> None:
-        """End the connection without ending the response."""
-        if self._transport is not None:
-            self._transport.close()
-            await asyncio.wait([watcher], timeout=1.0)
-
     def _tick(self) -> None:
         now = self._loop.time()
         silence = now - self._last_write
         if self._sending and silence >= self._options.send_timeout:
             self._viewer.close()
-            if self._transport is not None:
-                self._transport.abort()
+            if self._link is not None:
+                self._link.abort()
             elif self._task is not None:
                 self._task.cancel()
             return

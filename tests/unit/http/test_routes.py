@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx2
@@ -147,7 +148,7 @@ async def test_a_bad_start_is_refused_and_loses_nothing(
 async def test_a_huge_body_without_a_length_is_cut_off(serving: Serving) -> None:
     """A chunked body is refused as soon as it passes the bound."""
 
-    async def chunks() -> Any:
+    async def chunks() -> AsyncGenerator[bytes, None]:
         for _ in range(100):
             yield b"x" * 1000
 
@@ -207,7 +208,7 @@ async def test_every_verb_checks_the_owner(serving: Serving) -> None:
         unknown = await client.get("/v1/streams/unknown", headers=mine)
         for stream, headers in (("s", {"x-user": "b", "x-tenant": "t"}), ("s", {"x-user": "a"}), ("n", mine)):
             for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/abort"), ("POST", "/generations")):
-                body = {"json": HELLO} if path == "/generations" else {}
+                body: dict[str, Any] = {"json": HELLO} if path == "/generations" else {}
                 refused = await client.request(method, f"/v1/streams/{stream}{path}", headers=headers, **body)
                 assert (refused.status_code, refused.content) == (404, unknown.content), (stream, method, path)
             listed = (await client.get("/v1/streams", headers=headers)).json()["streams"]

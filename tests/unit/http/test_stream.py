@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncGenerator
-from typing import Annotated
+from typing import Annotated, cast
 from urllib.parse import urlsplit
 
 import httpx2
@@ -15,6 +15,7 @@ import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
 
 from tests.conftest import Serving
 from unspool import GenerationManager, Options
@@ -70,6 +71,44 @@ async def viewers(manager: GenerationManager, count: int) -> None:
 async def quiet(gen: Generation, request: StartRequest) -> None:
     await gen.text("begun")
     await asyncio.Event().wait()
+
+
+async def test_a_head_request_gets_the_headers_and_nothing_else(serving: Serving) -> None:
+    """It ends at once, and leaves no viewer behind."""
+    manager = GenerationManager(options=OPTIONS)
+    async with serving(create_app(manager, run=quiet)) as client:
+        await client.post("/v1/streams/s/generations", json=HELLO)
+        answer = await client.head("/v1/streams/s/events")
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        await viewers(manager, 0)
+
+
+@pytest.mark.parametrize("lent", [True, False], ids=["our server", "any server"])
+async def test_both_ways_to_the_socket_write_the_same(serving: Serving, lent: bool) -> None:
+    """Through the connection that our server lends, and through plain ASGI: the same frames, also for a late viewer."""
+
+    async def long(gen: Generation, request: StartRequest) -> None:
+        for number in range(3000):
+            await gen.emit("custom", {"name": "n", "value": number, "padding": "x" * 200})
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+
+    manager = GenerationManager(options=Options(window=100))
+    app = create_app(manager, run=long)
+
+    async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+        scope.pop("extensions", None)
+        await app(scope, receive, send)
+
+    plain.state = app.state  # pyright: ignore[reportFunctionMemberAccess]
+    async with serving(app if lent else cast(Starlette, plain)) as client:
+        await client.post("/v1/streams/s/generations", json=HELLO)
+        for _ in range(2):
+            decoder = Decoder()
+            async with client.stream("GET", "/v1/streams/s/events") as response:
+                read = [m async for chunk in response.aiter_raw() for m in decoder.feed(chunk)]
+            assert [m.id for m in read] == [f"1-{n}" for n in range(1, 3002)]
 
 
 async def test_headers_and_the_first_bytes(serving: Serving) -> None:
