@@ -86,6 +86,7 @@ class Server(uvicorn.Server):
         if self._draining is not None:
             await self._draining
         await super().shutdown(sockets)
+        self._captured_signals.clear()  # obeyed; uvicorn would raise them once more, and the exit look like a crash
 
 
 def is_loopback(host: str) -> bool:
@@ -119,8 +120,6 @@ def serve(
     )
     try:
         server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # uvicorn raises the signal again once all is down; it has been obeyed
     finally:
         listener.close()
 
