@@ -83,7 +83,8 @@ class Fold:
     def apply(self, record: Record) -> None:
         """Take one record in. A `sync` record replaces everything by what it carries."""
         if record.type == events.SYNC:
-            self._restore(record.data)
+            state = record.data
+            self._restore({**state, "parts": state["content"]})
             return
         if record.offset <= self.offset:
             return

@@ -6,6 +6,7 @@ event's JSON as bytes, encoded once, so nothing that happens to the event afterw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +70,9 @@ REQUIRED: Final[dict[str, tuple[str, ...]]] = {
 }
 """The string fields without which an event of the vocabulary means nothing."""
 
+MARKS: Final = ("part_id", "agent", "group", "step")
+"""Optional string fields of every type: which part, agent, group of agents and run step an event belongs to."""
+
 _MAX_TYPE: Final = 128
 _RESERVED: Final = frozenset({*TERMINAL, SYNC, "open", "error"})
 
@@ -126,6 +130,13 @@ def check_text(text: object, *, where: str = "text") -> str:
     return text
 
 
+def check_marks(kind: str, data: Mapping[str, Any]) -> None:
+    """Refuse marks that are no strings: the fold finds parts by them. Raises InvalidEvent."""
+    for mark in MARKS:
+        if data.get(mark) is not None and not isinstance(data[mark], str):
+            raise InvalidEvent(f"{mark!r} of {kind!r} must be a string, not {type(data[mark]).__name__}")
+
+
 def check_event(event: Event) -> None:
     """Refuse what no log may hold: an invalid or reserved type, data without the fields its type needs.
 
@@ -139,6 +150,7 @@ def check_event(event: Event) -> None:
         raise InvalidEvent(f"type {kind!r} must be 1 to {_MAX_TYPE} printable ASCII characters")
     if not isinstance(data, dict):
         raise InvalidEvent(f"data of {kind!r} must be an object, not {type(data).__name__}")
+    check_marks(kind, data)
     for field in REQUIRED.get(kind, ()):
         if not isinstance(data.get(field), str):
             raise InvalidEvent(f"{kind!r} needs the string field {field!r}")

@@ -79,6 +79,7 @@ class GenerationManager:
         self._name = replica
         self._replica: Replica | None = None
         self._supervisor: Supervisor | None = None
+        self._starting = asyncio.Lock()
         self._stopping: asyncio.Task[None] | None = None
 
     @classmethod
@@ -97,14 +98,15 @@ class GenerationManager:
 
     async def start_up(self) -> None:
         """Connect and begin the periodic work. Starting twice is harmless. Raises StoreUnavailable."""
-        if self._replica is not None:
-            return
-        await self.store.open()
-        await self.store.ping()
-        channel = await self._transport.connect(self._on_hint)
-        self._replica = Replica(self.store, channel, self.options, self.hooks, self._name)
-        self._supervisor = Supervisor(self._replica)
-        self._supervisor.start()
+        async with self._starting:
+            if self._replica is not None:
+                return
+            await self.store.open()
+            await self.store.ping()
+            channel = await self._transport.connect(self._on_hint)
+            self._replica = Replica(self.store, channel, self.options, self.hooks, self._name)
+            self._supervisor = Supervisor(self._replica)
+            self._supervisor.start()
 
     async def stop(self, drain: float | None = None) -> None:
         """Let runs finish for `drain` seconds, interrupt the others, release the viewers. Twice is harmless."""
@@ -319,9 +321,9 @@ class GenerationManager:
         """
         try:
             job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
-        except (NotFound, Gone):
+            return await stopping.abort(self.replica, job, Aborted(by, reason))
+        except (NotFound, Gone):  # also when its retention ended while this waited
             return Unknown()
-        return await stopping.abort(self.replica, job, Aborted(by, reason))
 
     # asking
 
@@ -336,7 +338,7 @@ class GenerationManager:
     ) -> Snapshot:
         """The content so far, labelled with the offset that it covers. Raises NotFound, Gone."""
         job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
-        return await (await self.replica.tail(job.key, job)).snapshot()
+        return await (await self.replica.tail(job.key, job)).snapshot(job.last_offset)
 
     async def resume_state(
         self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
@@ -346,7 +348,7 @@ class GenerationManager:
             job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
         except (NotFound, Gone):
             return None
-        return resume_state(job, await (await self.replica.tail(job.key, job)).snapshot())
+        return resume_state(job, await (await self.replica.tail(job.key, job)).snapshot(job.last_offset))
 
     async def was_synced(self, stream_id: str, *, user: User = None, tenant: str | None = None) -> bool:
         """Whether a viewer was given the snapshot since viewers were last all gone: known here, else by the store."""

@@ -16,7 +16,7 @@ import msgspec
 from unspool import events
 from unspool.content import Snapshot
 from unspool.errors import GenerationStopped
-from unspool.events import DELTAS, Event, check_event, check_text, encode_data
+from unspool.events import DELTAS, Event, check_event, check_marks, check_text, encode_data
 from unspool.jobs import GenerationKey, Job, Metadata, Status
 from unspool.terminals import Completed
 from unspool.writer import LogWriter
@@ -92,6 +92,7 @@ class Generation:
         """Emit a piece of text. `marks`: `part_id`, `agent`, `group`, `step`; without a part id it goes on with the
         part that the agent's last delta went to."""
         self._refuse_when_stopping(events.TEXT_DELTA)
+        check_marks(events.TEXT_DELTA, marks)
         self._put_delta(events.TEXT_DELTA, {"text": check_text(text), **marks}, False)
         if self._writer.full:
             await self._writer.room()

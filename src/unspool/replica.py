@@ -63,7 +63,8 @@ class Replica:
     def drop_idle_tails(self) -> None:
         now = asyncio.get_running_loop().time()
         for key, tail in list(self.tails.items()):
-            if tail.viewers == 0 and key not in self.runs and (tail.sealed or now - tail.idle_since >= _LINGER):
+            over = tail.sealed or tail.gone is not None or now - tail.idle_since >= _LINGER
+            if over and tail.viewers == 0 and key not in self.runs:
                 del self.tails[key]
                 self.channel.unwatch(key)
 
@@ -176,6 +177,8 @@ class Replica:
         runs = list(self.runs.values())
         if runs:
             await _all_done(runs, self.options.abort_grace + self.options.hook_timeout)
+        for run in list(self.runs.values()):
+            run.abandon()
         await asyncio.sleep(0)  # viewers of what has just been sealed take their terminal record first
         self.release_viewers()
         if self._background:

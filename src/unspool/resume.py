@@ -45,7 +45,7 @@ def resume_state(job: Job, snapshot: Snapshot) -> ResumeState:
         prompts=public.prompts,
         approvals=public.approvals,
         steering=public.steering,
-        title=public.title or known.title,
+        title=known.title if public.title is None else public.title,
         user_message=known.user_message,
         response_id=known.response_id,
         conversation_id=known.conversation_id,

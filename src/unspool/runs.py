@@ -96,11 +96,10 @@ class Run:
                 await asyncio.shield(sealed)
             except asyncio.CancelledError as cancelled:
                 error = error or cancelled
-        if error is None:
-            return
-        task = self._task
-        ours = isinstance(error, asyncio.CancelledError) and self.cancelled and task is not None
-        if ours and task is not None and task.uncancel() == 0:
+        left = 1
+        if self.cancelled and self._task is not None:
+            left = self._task.uncancel()  # our own cancellation has done its work, also where the block swallowed it
+        if error is None or (left == 0 and isinstance(error, asyncio.CancelledError | GenerationStopped)):
             return
         raise error
 
@@ -124,7 +123,7 @@ class Run:
             case None:
                 return self.generation.verdict
             case RunFailed():
-                return Failed(error.reason, error.message, error.retryable)
+                return Failed(_printable(error.reason), _printable(error.message), error.retryable)
             case asyncio.CancelledError():
                 return Aborted("owner", "cancelled")
             case _:
@@ -175,7 +174,7 @@ class Run:
         self.active_at = asyncio.get_running_loop().time()
         self.tail.accept(records)
         self._channel.publish(Hint(self.key, records[-1].offset, records))
-        due = max(self._options.checkpoint_every, self._writer.last // 8)
+        due = max(self._options.checkpoint_every, min(self._writer.last, self._options.log_records) // 8)
         if self._writer.last - self._checkpointed >= due and self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name=f"checkpoint {self.key}")
 
@@ -197,14 +196,15 @@ class Run:
 
     async def _settle(self) -> None:
         verdict = await self._ended
+        # Whatever the run has left behind is told, and can no longer hold up the seal by writing on.
+        self.generation.stopping.set()
+        self._writer.refuse(GenerationStopped(f"{self.key} has ended"))
         try:
             if verdict is not None:
                 await self._seal(verdict)
         finally:
             if self._grace is not None:
                 self._grace.cancel()
-            self.generation.stopping.set()
-            self._writer.refuse(GenerationStopped(f"{self.key} has ended"))
             self.tail.local = False
             self.done.set()
             self._finished(self)
@@ -212,10 +212,19 @@ class Run:
     async def _seal(self, verdict: Verdict) -> None:
         try:
             await self._writer.flush()
-            await self._settler.settle(self.key, self.epoch, verdict, self.tail)
+            await self._settler.settle(self.key, self.epoch, verdict, self.tail, patient=True)
         except (Fenced, NotFound, Gone) as error:
             _log.warning("%s: not sealed here: %s", self.key, error)
             self.lost = True
             self.tail.repair_soon()
-        except StoreUnavailable:
-            _log.exception("%s: not sealed, the store is unavailable; the lease will run out", self.key)
+
+    def abandon(self) -> None:
+        """Give up on a seal that does not come about: the replica stops, and the lease will run out."""
+        _log.error("%s: not sealed when the replica stopped", self.key)
+        self._writer.abandon()
+        self._settling.cancel()
+
+
+def _printable(text: object) -> str:
+    """What an error of the application says, as text that every log can hold."""
+    return str(text).encode(errors="replace").decode()

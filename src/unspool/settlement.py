@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from unspool.content import Snapshot
+from unspool.errors import StoreUnavailable
 from unspool.events import encode_data
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks
@@ -16,6 +17,8 @@ from unspool.tail import Tail
 from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, terminal
 
 _log = logging.getLogger("unspool")
+_T = TypeVar("_T")
+_PAUSE = 0.2  # seconds between two tries while the store is away
 
 
 class Settler:
@@ -28,21 +31,33 @@ class Settler:
         self._hook_timeout = hook_timeout
 
     async def settle(
-        self, key: GenerationKey, epoch: int, verdict: Verdict, tail: Tail, *, metadata: Mapping[str, Any] | None = None
+        self,
+        key: GenerationKey,
+        epoch: int,
+        verdict: Verdict,
+        tail: Tail,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        patient: bool = False,
     ) -> Sealed:
-        """Save the partial answer where one ends unfinished, then seal. Raises Fenced, StoreUnavailable."""
-        job = await self._store.get(*key)
+        """Save the partial answer where one ends unfinished, then seal. Raises Fenced, NotFound, Gone.
+
+        `patient`: wait for a store that is away, as the owner does; else StoreUnavailable is raised.
+        """
+        step = _until_available if patient else _once
+        job = await step(lambda: self._store.get(*key))
         if job.settled:
             self.announce(tail, job)
             return Sealed(job, won=False)
-        snapshot = await tail.snapshot()
+        snapshot = await step(lambda: tail.snapshot(job.last_offset))
         if not isinstance(verdict, Completed) and not await self.save_partial(job, snapshot):
             if isinstance(verdict, Aborted):
                 verdict = Failed(SAVE_FAILED, "The answer was stopped, but could not be saved; reload.", retryable=True)
             else:
                 _log.error("%s: the partial answer was not saved", key)
         kind, data = terminal(verdict, job, snapshot)
-        sealed = await self._store.seal(key, epoch, kind, encode_data(data), metadata=metadata)
+        payload = encode_data(data)
+        sealed = await step(lambda: self._store.seal(key, epoch, kind, payload, metadata=metadata))
         self.announce(tail, sealed.job)
         if sealed.won:
             await self.call(self._hooks.settled, sealed.job, snapshot)
@@ -59,6 +74,10 @@ class Settler:
         self._channel.publish(hint)
         return hint
 
+    def lease_for_settling(self, lease: float) -> float:
+        """Seconds for which to take a log over, so that nobody else does while the hooks save the partial answer."""
+        return lease + self._hook_timeout * len(self._hooks.save_partial)
+
     async def save_partial(self, job: Job, snapshot: Snapshot) -> bool:
         """Call the hooks that save an unfinished answer; False when one failed."""
         return await self.call(self._hooks.save_partial, job, snapshot)
@@ -70,7 +89,27 @@ class Settler:
             try:
                 async with asyncio.timeout(self._hook_timeout):
                     await hook(*args)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                _log.exception("a hook was cancelled by something of its own: %r", hook)
+                good = False
             except Exception:  # noqa: BLE001  (logged; what the application does must not stop the seal)
                 _log.exception("a hook failed: %r", hook)
                 good = False
         return good
+
+
+async def _once(call: Callable[[], Awaitable[_T]]) -> _T:
+    return await call()
+
+
+async def _until_available(call: Callable[[], Awaitable[_T]]) -> _T:
+    # Every verb may be repeated, and the store decides when it is too late: another owner, or a seal.
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable as error:
+            _log.warning("the store is unavailable (%s); the seal waits for it", error)
+            await asyncio.sleep(_PAUSE)

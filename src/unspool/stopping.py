@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from unspool.errors import Fenced
+from unspool.events import check_text
 from unspool.jobs import Job, Status
 from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, outcome_of
 from unspool.protocols import Hint
@@ -11,9 +14,13 @@ from unspool.replica import Replica
 from unspool.tail import Tail
 from unspool.terminals import SAVE_FAILED, Aborted
 
+_log = logging.getLogger("unspool")
+
 
 async def abort(replica: Replica, job: Job, verdict: Aborted) -> AbortOutcome:
     """Stop this generation. The answer comes after the seal, and within bounds whatever the owner does."""
+    check_text(verdict.by, where="by")
+    check_text(verdict.reason or "", where="reason")
     tail = await replica.tail(job.key, job)
     if not job.settled:
         job = await replica.store.request_abort(job.key, verdict.by, verdict.reason)
@@ -31,11 +38,16 @@ async def abort(replica: Replica, job: Job, verdict: Aborted) -> AbortOutcome:
 async def _sealed(replica: Replica, tail: Tail, verdict: Aborted) -> Job:
     """Wait for the seal for as long as the owner may take, then take over and seal here."""
     options, now = replica.options, asyncio.get_running_loop().time
-    deadline = now() + options.abort_grace + min(1.0, options.lease / 3)
+    patience = options.abort_grace + min(1.0, options.lease / 3)
+    seconds = replica.settler.lease_for_settling(options.lease)
+    deadline, epoch = now() + patience, 0
     while True:
         job = await replica.store.get(*tail.key)
         if job.settled:
             return job
+        if epoch and job.lease.epoch != epoch:  # somebody has just taken it over, to seal it: that takes its time, too
+            deadline = now() + patience + seconds
+        epoch = job.lease.epoch
         left = deadline - now()
         if left > 0:
             await tail.wait_settled(min(left, options.poll))
@@ -44,15 +56,16 @@ async def _sealed(replica: Replica, tail: Tail, verdict: Aborted) -> Job:
         if run is not None:  # ours: its hooks are at work, and they have a time limit of their own
             await run.done.wait()
             continue
-        lease = await replica.store.take_over(
-            tail.key, job.lease.epoch, replica.name, options.lease, only_expired=False
-        )
+        lease = await replica.store.take_over(tail.key, epoch, replica.name, seconds, only_expired=False)
         if lease is not None:
-            return (await replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job
+            try:
+                return (await replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job
+            except Fenced as error:
+                _log.info("%s: taken over while it was being sealed here: %s", tail.key, error)
 
 
 async def _answer(replica: Replica, tail: Tail, job: Job, *, asked: bool) -> AbortOutcome:
-    snapshot = await tail.snapshot()
+    snapshot = await tail.snapshot(job.last_offset)
     if job.status is Status.ERROR and job.terminal is not None and job.terminal.data.get("code") == SAVE_FAILED:
         # Stopped, but not saved: every further Stop is another try.
         saved = not asked and await replica.settler.save_partial(job, snapshot)

@@ -87,9 +87,8 @@ class Supervisor:
         for job in await replica.store.expired(_EXPIRED_PER_SWEEP):
             if job.key in replica.runs:
                 continue  # ours, and only late: the renewal decides
-            lease = await replica.store.take_over(
-                job.key, job.lease.epoch, replica.name, replica.options.lease, only_expired=True
-            )
+            seconds = replica.settler.lease_for_settling(replica.options.lease)
+            lease = await replica.store.take_over(job.key, job.lease.epoch, replica.name, seconds, only_expired=True)
             if lease is None:
                 continue
             verdict = Failed(OWNER_LOST, "The process that generated this answer is gone.", retryable=True)
@@ -99,6 +98,10 @@ class Supervisor:
                 await replica.settler.settle(job.key, lease.epoch, verdict, await replica.tail(job.key))
             except (Fenced, NotFound, Gone) as error:
                 _log.info("%s: settled by somebody else: %s", job.key, error)
+            except StoreUnavailable:
+                raise
+            except Exception:  # noqa: BLE001
+                _log.exception("%s: could not be settled; it is tried again when this lease has run out", job.key)
 
     async def poll(self) -> None:
         """Look at the logs that others write and somebody here follows: it backs up lost hints."""

@@ -54,6 +54,7 @@ class Tail:
         self._waiters: set[asyncio.Future[None]] = set()
         self._repair: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
+        self.gone: NotFound | Gone | None = None  # the log was deleted before its end was seen here
 
     def __repr__(self) -> str:
         return f"<Tail {self.key} offset={self.held} last={self.last} viewers={self.viewers} sealed={self.sealed}>"
@@ -182,7 +183,12 @@ class Tail:
     async def repair(self) -> None:
         """Read the store from what is held to the end of the log. Raises StoreUnavailable, NotFound or Gone."""
         while not self.sealed:
-            page = await self.read(self.held)
+            try:
+                page = await self.read(self.held)
+            except (NotFound, Gone) as error:
+                self.gone = error
+                self.wake()
+                raise
             if not page.records:
                 return
             if not self.accept(page.records):
@@ -219,30 +225,32 @@ class Tail:
         if self._repair is not None:
             self._repair.cancel()
 
-    async def snapshot(self) -> Snapshot:
-        """The content folded from records 1..k, where k is the last one known, the terminal excepted."""
-        target = self.last
+    async def snapshot(self, at_least: int = 0) -> Snapshot:
+        """The content folded from records 1..k, where k is the last one known, or `at_least`, the terminal excepted."""
+        target = max(self.last, at_least)
         while self._fold.offset < target:
             held = self.slice(self._fold.offset, limit=len(self._records))
-            if held is None:
+            if not held:
                 page = await self.read(self._fold.offset)
-                if page.first_offset > self._fold.offset + 1 or page.last_offset - self._fold.offset > 4 * PAGE:
-                    await self._leap()
-                    if not page.records or page.records[0].offset > self._fold.offset + 1:
-                        page = await self.read(self._fold.offset)
+                far = page.last_offset - self._fold.offset > 4 * PAGE
+                if (far or page.first_offset > self._fold.offset + 1) and await self._leap():
+                    continue
                 target = max(target, page.last_offset)
                 held = page.records
-            if not held:
+            if not held or held[0].offset > self._fold.offset + 1:
+                # The end; or trimmed under our hands, without a checkpoint yet that leads over the gap.
                 break
             self._advance(held)
             if held[-1].terminal:
                 break
         return self._fold.snapshot()
 
-    async def _leap(self) -> None:
+    async def _leap(self) -> bool:
         checkpoint = await self._store.checkpoint(self.key)
-        if checkpoint is not None and checkpoint.offset > self._fold.offset:
-            self._fold = Fold.load(checkpoint.state)
+        if checkpoint is None or checkpoint.offset <= self._fold.offset:
+            return False
+        self._fold = Fold.load(checkpoint.state)
+        return True
 
     async def dump(self) -> tuple[int, bytes]:
         """The fold, serialised, with the offset it covers."""

@@ -143,6 +143,11 @@ class LogWriter:
             self.refused = error
         self._release()
 
+    def abandon(self) -> None:
+        """Give up on what is queued: the store does not answer, and the process ends."""
+        if self._committer is not None:
+            self._committer.cancel()
+
     @property
     def full(self) -> bool:
         """The run is ahead of the store by its whole backlog, and must wait in `room`."""
@@ -194,14 +199,21 @@ class LogWriter:
                 if batch:
                     self._publish(batch)
                 self._release()
-        except (Fenced, NotFound, Gone, StoreUnavailable) as error:
-            self._pending.clear()
-            self._broken = error if isinstance(error, Fenced) else Fenced(str(error))
-            self.refuse(self._broken)
-            self._lost(error)
+        except (Fenced, NotFound, Gone) as error:
+            self._break(error)
+        except Exception as error:  # noqa: BLE001
+            # Not foreseen, and so nobody knows what the log holds: the run must not go on as if all were well.
+            _log.exception("%s: an append failed", self._key)
+            self._break(error)
         finally:
             self._committer = None
             self._release()
+
+    def _break(self, error: Exception) -> None:
+        self._pending.clear()
+        self._broken = error if isinstance(error, Fenced) else Fenced(str(error))
+        self.refuse(self._broken)
+        self._lost(error)
 
     async def _append(self, batch: list[Record], metadata: dict[str, Any], status: Status | None) -> None:
         # The offsets make a repeated append harmless, so an unknown outcome is simply tried again. The store decides

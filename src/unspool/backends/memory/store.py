@@ -110,7 +110,6 @@ class MemoryStore:
             known = stream.requests.get(new.request_id) if new.request_id is not None else None
             if known is not None:
                 return Created(stream.entries[known].job(), attached=True)
-        used = stream.used if stream is not None else self._floor
         expected = new.expect_generation
         if expected is not None and expected != (stream.used if stream is not None else 0):
             raise GenerationConflict(
@@ -122,8 +121,9 @@ class MemoryStore:
             running = None
         self._make_room(replacing=running is not None)
 
+        stream = self._streams.get(new.stream_id)  # making room may have folded it into the floor
         if stream is None:
-            stream = self._streams[new.stream_id] = _Stream(new.owner, used)
+            stream = self._streams[new.stream_id] = _Stream(new.owner, self._floor)
         self._dormant.pop(new.stream_id, None)
         number = stream.used + 1
         replaced: Job | None = None

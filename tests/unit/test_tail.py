@@ -1,0 +1,128 @@
+"""The tail: what it decides about records and hints, without any manager around it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unspool.backends.memory import MemoryStore
+from unspool.events import Record
+from unspool.jobs import GenerationKey, Owner
+from unspool.protocols import Checkpoint, Hint, NewJob
+from unspool.tail import Tail
+
+KEY = GenerationKey("s", 1)
+
+
+def records(first: int, last: int) -> list[Record]:
+    return [Record(n, "text.delta", b'{"part_id":"p","text":"%d "}' % n) for n in range(first, last + 1)]
+
+
+def tail(store: MemoryStore | None = None, *, last: int = 0, window: int = 8, window_bytes: int = 10**6) -> Tail:
+    return Tail(KEY, store or MemoryStore(), last=last, window=window, window_bytes=window_bytes)
+
+
+async def filled(count: int) -> MemoryStore:
+    store = MemoryStore()
+    await store.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=60.0))
+    await store.append(KEY, 1, records(1, count))
+    return store
+
+
+@settings(max_examples=200, deadline=None)
+@given(chunks=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 6)), max_size=30), window=st.integers(1, 10))
+def test_accept_takes_only_what_follows_on(chunks: list[tuple[int, int]], window: int) -> None:
+    """Doubled, overlapping, early and late pieces: what is held is always a run without holes, within the window."""
+    made = tail(window=window)
+    for first, length in chunks:
+        held = made.held
+        fits = made.accept(records(first, first + length - 1))
+        assert fits is (length == 0 or first <= held + 1)
+        assert made.held == (max(held, first + length - 1) if fits and length else held)
+        assert [record.offset for record in made._records] == list(range(made._first, made.held + 1))
+        assert len(made._records) <= max(window, 1) + (0 if window > 1 else 1)
+        assert made.last >= made.held
+
+
+async def test_a_hint_with_a_gap_is_repaired_from_the_store() -> None:
+    """Its records are not taken; what is missing is read."""
+    store = await filled(20)
+    made = tail(store, window=100)
+    made.hint(Hint(KEY, 20, records(19, 20)))
+    assert made.held == 0
+    while made.held < 20:
+        await asyncio.sleep(0)
+    assert [record.offset for record in made.slice(0) or ()] == list(range(1, 21))
+
+
+async def test_a_hint_without_records_is_enough() -> None:
+    """It only says that there is more."""
+    store = await filled(5)
+    made = tail(store)
+    made.hint(Hint(KEY, 5))
+    while made.held < 5:
+        await asyncio.sleep(0)
+
+
+async def test_a_control_hint_finds_the_seal() -> None:
+    """Whoever announces an end need not bring it along."""
+    store = await filled(2)
+    made = tail(store, last=2)
+    await store.seal(KEY, 1, "completed", b"{}")
+    made.hint(Hint(KEY, control=True))
+    assert await made.wait_settled(5.0)
+    assert made.ended_at(3)
+    assert not made.ended_at(2)
+
+
+async def test_waiting_for_the_seal_is_bounded() -> None:
+    """False when it did not come."""
+    assert not await tail().wait_settled(0.001)
+
+
+async def test_a_log_trimmed_beyond_what_is_held_begins_anew() -> None:
+    """The tail goes on where the log begins now; older positions are no longer its own."""
+    store = await filled(5)
+    made = tail(store, last=5, window=100)
+    await store.append(KEY, 1, records(6, 100))
+    await store.save_checkpoint(KEY, 1, Checkpoint(90, b""))
+    await store.trim(KEY, 1, 50)
+    await made.repair()
+    assert (made.held, made._first) == (100, 51)
+    assert made.slice(5) is None
+    assert [record.offset for record in made.slice(50, 3) or ()] == [51, 52, 53]
+
+
+async def test_frames_are_encoded_once_for_all_viewers() -> None:
+    """And joined once for those at the same place: the very same bytes object."""
+    calls: list[int] = []
+
+    def encode(_: GenerationKey, record: Record) -> bytes:
+        calls.append(record.offset)
+        return b"%d;" % record.offset
+
+    made = tail(window=100)
+    made.accept(records(1, 3))
+    first, second = made.joined(encode, 0), made.joined(encode, 0)
+    assert first is not None
+    assert second is not None
+    assert first == (b"1;2;3;", 3)
+    assert first[0] is second[0]
+    made.accept(records(4, 4))
+    assert made.joined(encode, 3) == (b"4;", 4)
+    assert made.joined(encode, 1) == (b"2;3;4;", 4)
+    assert calls == [1, 2, 3, 4]
+
+
+async def test_simultaneous_snapshots_agree() -> None:
+    """They share one fold, and each is whole, while records leave the window."""
+    store = await filled(2000)
+    made = tail(store, last=2000, window=4)
+    asking = asyncio.gather(*(made.snapshot() for _ in range(5)))
+    made.accept(records(2001, 2010))
+    await store.append(KEY, 1, records(2001, 2010))
+    for snapshot in [*await asking, await made.snapshot()]:
+        assert snapshot.text == "".join(f"{n} " for n in range(1, snapshot.offset + 1))
+    assert (await made.snapshot()).offset == 2010
