@@ -67,9 +67,8 @@ def main() -> None:
         return
     print(f"{'':58} {'µs per':>16} {'floor':>10} {'ratio':>7}")
     for row in rows:
-        print(
-            f"{row['name']:58} {row['us']:8.2f} {row['unit']:<8}{row['floor_us']:9.2f} {row['ratio']:7.2f}  ({row['floor']})"
-        )
+        figures = f"{row['us']:8.2f} {row['unit']:<8}{row['floor_us']:9.2f} {row['ratio']:7.2f}"
+        print(f"{row['name']:58} {figures}  ({row['floor']})")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from unspool.errors import (
     ViewerReleased,
 )
 from unspool.events import Event, Record
-from unspool.jobs import GenerationKey, Job, Lease, Limits, Metadata, Status
-from unspool.manager import ANYONE, GenerationManager, new_stream_id
+from unspool.jobs import ANYONE, GenerationKey, Job, Lease, Limits, Metadata, Status, new_stream_id
+from unspool.manager import GenerationManager
 from unspool.options import Hooks, Options
 from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, Unknown
 from unspool.producer import Generation

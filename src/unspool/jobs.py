@@ -6,8 +6,9 @@ then its status never changes again. `TRANSITIONS` is that law as data, and the 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import Enum, StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -89,6 +90,28 @@ class Owner(NamedTuple):
 
     user: str | None = None
     tenant: str | None = None
+
+
+class Anyone(Enum):
+    """The type of ANYONE."""
+
+    ANYONE = "anyone"
+
+
+ANYONE: Final = Anyone.ANYONE
+"""For trusted code, in the place of a user: whoever owns it. A value of its own, so that no client can name it."""
+
+User = str | Anyone | None
+
+
+def owner_of(user: User, tenant: str | None) -> Owner | None:
+    """Whom a verb is for; None: trusted code, nothing is to be checked."""
+    return None if isinstance(user, Anyone) else Owner(user, tenant)
+
+
+def new_stream_id() -> str:
+    """A fresh stream id, for applications that have no name of their own for a conversation."""
+    return secrets.token_urlsafe(12)
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -10,20 +10,26 @@ into the job's record, and the owner's `Run` (runs.py) stops and seals.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from enum import Enum
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import replace
 
 from unspool import backends, stopping
 from unspool.content import Snapshot
-from unspool.errors import ConfigurationError, Gone, InvalidArgument, InvalidPosition, NotFound, ShuttingDown
+from unspool.errors import (
+    ConfigurationError,
+    Gone,
+    InvalidArgument,
+    InvalidPosition,
+    NotFound,
+    ShuttingDown,
+    UnspoolError,
+)
 from unspool.events import Record
-from unspool.jobs import Job, Limits, Metadata, Owner, Status, check_id
+from unspool.jobs import Job, Limits, Metadata, Owner, Status, User, check_id, owner_of
 from unspool.options import Hooks, Options
 from unspool.outcomes import AbortOutcome, Unknown
 from unspool.producer import Generation
@@ -35,18 +41,6 @@ from unspool.subscription import Subscription
 from unspool.supervisor import Supervisor
 from unspool.terminals import Aborted
 from unspool.viewer import Viewer
-
-
-class Anyone(Enum):
-    """The type of ANYONE."""
-
-    ANYONE = "anyone"
-
-
-ANYONE: Final = Anyone.ANYONE
-"""For trusted code, in the place of a user: whoever owns it. A value of its own, so that no client can name it."""
-
-User = str | Anyone | None
 
 RunFunction = Callable[[Generation], Awaitable[object]]
 
@@ -102,8 +96,12 @@ class GenerationManager:
             if self._replica is not None:
                 return
             await self.store.open()
-            await self.store.ping()
-            channel = await self._transport.connect(self._on_hint)
+            try:
+                await self.store.ping()
+                channel = await self._transport.connect(self._on_hint)
+            except UnspoolError:
+                await self.store.close()
+                raise
             self._replica = Replica(self.store, channel, self.options, self.hooks, self._name)
             self._supervisor = Supervisor(self._replica)
             self._supervisor.start()
@@ -123,10 +121,10 @@ class GenerationManager:
         try:
             await replica.close(drain)
         finally:
+            self._replica = self._supervisor = self._stopping = None
             await supervisor.stop()
             await replica.channel.close()
             await self.store.close()
-            self._replica = self._supervisor = self._stopping = None
 
     async def __aenter__(self) -> GenerationManager:
         await self.start_up()
@@ -225,7 +223,7 @@ class GenerationManager:
             raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
         new = NewJob(
             stream_id=stream_id, owner=owner, replica=replica.name, lease=self.options.lease, request_id=request_id,
-            expect_generation=expect_generation, metadata=Metadata.of(metadata), limits=limits or Limits(),
+            expect_generation=expect_generation, metadata=Metadata.of(metadata), limits=limits or self.options.limits,
         )  # fmt: skip
         created = await self.store.create(new)
         if created.replaced is not None:
@@ -331,7 +329,7 @@ class GenerationManager:
         self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
     ) -> Job:
         """The job of a stream's last generation, or of an older one. Raises NotFound, Gone."""
-        return await self.store.get(stream_id, generation, owner=_owner(user, tenant))
+        return await self.store.get(stream_id, generation, owner=owner_of(user, tenant))
 
     async def snapshot(
         self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
@@ -364,7 +362,7 @@ class GenerationManager:
         self, *, user: User = None, tenant: str | None = None, status: Status | None = None, limit: int = 100
     ) -> Sequence[Job]:
         """The caller's jobs, newest first, those within retention included."""
-        return await self.store.jobs(_owner(user, tenant), status, limit)
+        return await self.store.jobs(owner_of(user, tenant), status, limit)
 
     async def counts(self) -> Counts:
         """How many jobs the store holds, in all and by status."""
@@ -396,14 +394,5 @@ class GenerationManager:
         }
 
 
-def _owner(user: User, tenant: str | None) -> Owner | None:
-    return None if isinstance(user, Anyone) else Owner(user, tenant)
-
-
 async def _call(run: RunFunction, generation: Generation) -> object:
     return await run(generation)
-
-
-def new_stream_id() -> str:
-    """A fresh stream id, for applications that have no name of their own for a conversation."""
-    return secrets.token_urlsafe(12)

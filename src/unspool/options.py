@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from unspool.content import Snapshot
 from unspool.errors import InvalidArgument
-from unspool.jobs import Job
+from unspool.jobs import Job, Limits
 
 JobHook = Callable[[Job], Awaitable[None]]
 ContentHook = Callable[[Job, Snapshot], Awaitable[None]]
@@ -48,6 +48,8 @@ class Options:
     """Seconds that running generations may go on after `stop`; then they are interrupted."""
     hook_timeout: float = 10.0
     """Seconds that a hook may take."""
+    limits: Limits = field(default_factory=Limits)
+    """The bounds of a generation that is started without its own."""
 
     def __post_init__(self) -> None:
         for name in ("lease", "poll", "sweep", "hook_timeout"):

@@ -84,9 +84,10 @@ def answer_with(model: Model, settings: Settings) -> Answer:
 
 
 def _created(gen: Generation, request: StartRequest, model: Model) -> dict[str, Any]:
-    # So that the question can be shown beside the answer after a reload, or on another device.
+    # So that the question can be shown beside the answer after a reload, or on another device. What the client said
+    # of it itself, above all the id that it knows it by, stands.
     asked = [message for message in request.messages if message.get("role") == "user"]
     known: dict[str, Any] = {"conversation_id": gen.stream_id, "model": model.name}
-    if asked:
+    if "user_message" not in request.metadata and asked:
         known["user_message"] = {"id": f"{gen.key}/user", "text": text_of(asked[-1].get("content"))}
     return known

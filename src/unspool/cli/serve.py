@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,10 +107,9 @@ def build_app(settings: Settings, chosen: Chosen) -> Starlette:
             retention=settings.retention,
             max_jobs=settings.max_jobs,
             drain=settings.drain,
+            limits=Limits(stall=settings.stall),
         )
         manager = GenerationManager.from_url(settings.store, options=options)
-        # The routes leave limits to the manager, which has no setting of its own for them.
-        manager.start = partial(manager.start, limits=Limits(stall=settings.stall))
     except UnspoolError as error:
         raise CommandError(str(error), USAGE) from error
     app = create_app(

@@ -21,8 +21,8 @@ from starlette.types import Receive, Scope, Send
 from unspool.errors import InvalidPosition, UnspoolError, ViewerReleased
 from unspool.http.problem import BadRequest, problem
 from unspool.http.sse import HEADERS, KEEP_ALIVE, native_frame, with_retry
-from unspool.jobs import Job
-from unspool.manager import GenerationManager, User
+from unspool.jobs import Job, User
+from unspool.manager import GenerationManager
 from unspool.viewer import Viewer
 
 _log = logging.getLogger("unspool.http")

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from unspool.errors import InvalidArgument, NotFound
-from unspool.jobs import Status
-from unspool.manager import ANYONE, GenerationManager
+from unspool.jobs import ANYONE, Status
+from unspool.manager import GenerationManager
 from unspool.outcomes import Unknown
 from unspool.producer import Generation
 from unspool.testing.contract.kit import Cluster, Puppet, begin, eventually, read, settled
