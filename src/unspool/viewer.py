@@ -147,6 +147,8 @@ class Viewer:
         if page.first_offset > self.position + 1:
             self._sync, self._sync_reason = True, "trimmed"
             return None
+        if not page.records:
+            await self._wait()  # the store is behind what was announced; the tail will tell
         return page.records or None
 
     async def _wait(self) -> bool:

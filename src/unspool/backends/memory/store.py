@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from unspool import events
+from unspool.backends.memory.log import Log
 from unspool.errors import CapacityExceeded, Fenced, GenerationConflict, Gone, NotFound
 from unspool.events import Record, encode_data
 from unspool.jobs import ACTIVE, AbortRequest, GenerationKey, Job, Lease, Owner, Status, Trigger, transition
@@ -19,12 +21,11 @@ from unspool.protocols import Checkpoint, Counts, Created, NewJob, Page, Renewal
 class _Entry:
     """One generation: its job and its log. What every append touches stands beside the job, not in it."""
 
-    __slots__ = ("_job", "active_at", "checkpoint", "expires_at", "first", "lease_seconds", "records")
+    __slots__ = ("_job", "active_at", "checkpoint", "expires_at", "lease_seconds", "log")
 
     def __init__(self, job: Job, lease_seconds: float) -> None:
         self._job = job
-        self.records: list[Record] = []
-        self.first = 1
+        self.log = Log()
         self.active_at = job.active_at
         self.expires_at = job.lease.expires_at
         self.lease_seconds = lease_seconds
@@ -32,7 +33,7 @@ class _Entry:
 
     @property
     def last(self) -> int:
-        return self.first + len(self.records) - 1
+        return self.log.last
 
     @property
     def epoch(self) -> int:
@@ -48,7 +49,9 @@ class _Entry:
 
     def job(self) -> Job:
         lease = Lease(self._job.lease.replica, self._job.lease.epoch, self.expires_at)
-        return replace(self._job, lease=lease, active_at=self.active_at, first_offset=self.first, last_offset=self.last)
+        return replace(
+            self._job, lease=lease, active_at=self.active_at, first_offset=self.log.first, last_offset=self.last
+        )
 
     def change(self, **changes: Any) -> None:
         self._job = replace(self._job, **changes)
@@ -91,6 +94,7 @@ class MemoryStore:
         self._floor = 0
         self._active: dict[GenerationKey, _Entry] = {}
         self._settled: dict[GenerationKey, _Entry] = {}  # in the order in which they were settled
+        self._unpacked: dict[GenerationKey, _Entry] = {}  # settled, but not yet packed
         self._by_owner: dict[Owner, dict[GenerationKey, None]] = {}
 
     def __repr__(self) -> str:
@@ -169,6 +173,7 @@ class MemoryStore:
 
     def _forget(self, key: GenerationKey) -> None:
         entry = self._settled.pop(key)
+        self._unpacked.pop(key, None)
         stream = self._streams[key.stream_id]
         del stream.entries[key.generation]
         request_id = entry.job().request_id
@@ -210,10 +215,10 @@ class MemoryStore:
         entry = self._writable(key, epoch)
         if records:
             if records[0].offset != entry.last + 1:
-                if entry.records[records[0].offset - entry.first :] == list(records):
+                if entry.log.after(records[0].offset - 1, len(records) + 1) == list(records):
                     return
                 raise Fenced(f"{key} is at offset {entry.last}; a record at {records[0].offset} does not follow on")
-            entry.records.extend(records)
+            entry.log.extend(records)
         now = self._clock()
         entry.active_at = now
         entry.expires_at = now + entry.lease_seconds
@@ -223,8 +228,7 @@ class MemoryStore:
 
     async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
         entry = self._find(*key)
-        start = max(after + 1 - entry.first, 0)
-        return Page(entry.records[start : start + limit], entry.first, entry.last, entry.status not in ACTIVE)
+        return Page(entry.log.after(after, limit), entry.log.first, entry.last, entry.status not in ACTIVE)
 
     async def seal(
         self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, metadata: Mapping[str, Any] | None = None
@@ -247,10 +251,10 @@ class MemoryStore:
         status = transition(entry.status, Trigger(type))
         assert status is not None, f"{type} seals nothing"
         record = Record(entry.last + 1, type, payload)
-        entry.records.append(record)
+        entry.log.extend([record])
         entry.change(status=status, settled_at=self._clock(), terminal=record)
         del self._active[key]
-        self._settled[key] = entry
+        self._settled[key] = self._unpacked[key] = entry
         owner = entry.job().owner
         mine = self._by_owner[owner]
         del mine[key]
@@ -326,9 +330,7 @@ class MemoryStore:
         entry = self._writable(key, epoch)
         if entry.checkpoint is None or entry.checkpoint.offset < up_to:
             raise ValueError(f"{key}: no checkpoint covers the records up to {up_to}")
-        if up_to >= entry.first:
-            del entry.records[: up_to + 1 - entry.first]
-            entry.first = up_to + 1
+        entry.log.trim(up_to)
 
     async def delete(self, key: GenerationKey) -> bool:
         if key not in self._settled:
@@ -345,4 +347,7 @@ class MemoryStore:
                 old.append(key)
         for key in old:
             self._forget(key)
+        while self._unpacked:
+            self._unpacked.popitem()[1].log.pack()
+            await asyncio.sleep(0)  # a step of its own for each: runs and viewers come first
         return old
