@@ -118,9 +118,7 @@ class JobStore(Protocol):
         """Up to `limit` records with offsets above `after`. Raises NotFound or Gone."""
         ...
 
-    async def seal(
-        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, metadata: Mapping[str, Any] | None = None
-    ) -> Sealed:
+    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
         """Compare-and-set: append the terminal record and settle the status in one step; the first caller wins.
 
         A caller that lost is told what was sealed. Raises Fenced when the log is open and the epoch is not current.

@@ -54,7 +54,7 @@ class Replica:
         tail = self.tails.get(key)
         if tail is None:
             job = job or await self.store.get(*key)
-            # The terminal record is left for the first repair to find, so that every tail learns of its end in one way.
+            # A log that has ended begins with its end: whoever wants what came before reads it by range.
             tail = self._keep(key, job.last_offset - 1 if job.settled else job.last_offset)
             if job.terminal is not None:
                 tail.accept([job.terminal])
@@ -72,7 +72,6 @@ class Replica:
         """A new viewer of this tail. Raises ShuttingDown."""
         if self.closing:
             raise ShuttingDown
-        self.tails.setdefault(tail.key, tail)  # it may have been dropped while the caller waited
         viewer = Viewer(tail, after, snapshot=snapshot, detach=self._detach)
         self.viewers.add(viewer)
         tail.viewers += 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from unspool.content import Snapshot
 from unspool.errors import StoreUnavailable
@@ -37,7 +37,6 @@ class Settler:
         verdict: Verdict,
         tail: Tail,
         *,
-        metadata: Mapping[str, Any] | None = None,
         patient: bool = False,
     ) -> Sealed:
         """Save the partial answer where one ends unfinished, then seal. Raises Fenced, NotFound, Gone.
@@ -57,7 +56,7 @@ class Settler:
                 _log.error("%s: the partial answer was not saved", key)
         kind, data = terminal(verdict, job, snapshot)
         payload = encode_data(data)
-        sealed = await step(lambda: self._store.seal(key, epoch, kind, payload, metadata=metadata))
+        sealed = await step(lambda: self._store.seal(key, epoch, kind, payload))
         self.announce(tail, sealed.job)
         if sealed.won:
             await self.call(self._hooks.settled, sealed.job, snapshot)

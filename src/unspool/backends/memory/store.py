@@ -230,13 +230,10 @@ class MemoryStore:
         entry = self._find(*key)
         return Page(entry.log.after(after, limit), entry.log.first, entry.last, entry.status not in ACTIVE)
 
-    async def seal(
-        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, metadata: Mapping[str, Any] | None = None
-    ) -> Sealed:
+    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
         entry = self._find(*key)
         if entry.status in ACTIVE:
             entry = self._writable(key, epoch)
-            entry.set_metadata(metadata)
             self._seal(key, entry, type, payload)
             return Sealed(entry.job(), won=True)
         job = entry.job()

@@ -246,12 +246,11 @@ class TestStoreSeal:
         """Terminal record, status and time appear in one step."""
         job = await made(store)
         await store.append(job.key, 1, records(1, "a"))
-        done = await store.seal(job.key, 1, "failed", b'{"code":"x"}', metadata={"title": "T"})
+        done = await store.seal(job.key, 1, "failed", b'{"code":"x"}')
         assert done.won
         assert done.job.status is Status.ERROR
         assert done.job.terminal == Record(2, "failed", b'{"code":"x"}')
         assert done.job.settled_at is not None
-        assert done.job.metadata.title == "T"
         page = await store.read(job.key, 0, 10)
         assert (page.last_offset, page.sealed, page.records[-1]) == (2, True, done.job.terminal)
         assert await store.get("s") == done.job
