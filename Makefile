@@ -40,7 +40,7 @@ bench: $(VENV)/.dev ## Figures, as ratios measured in one run
 
 docs: $(VENV)/.docs ## The documentation site, in site/
 	@echo "==> Building the documentation"
-	@$(PY) -m mkdocs build --strict --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS)
 	@echo "site/index.html"
 
 constraints: ## Resolve the newest versions of everything into constraints.txt
