@@ -160,12 +160,13 @@ class Metadata(msgspec.Struct, frozen=True):
     def of(cls, fields: Mapping[str, Any] | None) -> Metadata:
         """From what a caller gave. Raises InvalidArgument, naming the field that is unknown or of the wrong type."""
         try:
-            return msgspec.json.decode(encode_data(dict(fields or {}), where="metadata"), type=_StrictMetadata)
+            found = msgspec.json.decode(encode_data(dict(fields or {}), where="metadata"), type=_StrictMetadata)
         except msgspec.ValidationError as error:
             raise InvalidArgument(
                 f"metadata is not valid: {error}; fields are {', '.join(cls.__struct_fields__)}, and what is your own "
                 "goes into 'extra'"
             ) from error
+        return Metadata(*msgspec.structs.astuple(found))  # what is read from a store is equal to it
 
     @classmethod
     def changes(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

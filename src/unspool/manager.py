@@ -225,12 +225,13 @@ class GenerationManager:
             stream_id=stream_id, owner=owner, replica=replica.name, lease=self.options.lease, request_id=request_id,
             expect_generation=expect_generation, metadata=Metadata.of(metadata), limits=limits or self.options.limits,
         )  # fmt: skip
-        created = await self.store.create(new)
-        if created.replaced is not None:
-            replica.on_replaced(created.replaced)
-        if created.attached:
-            return replace(created.job, attached=True), None
-        return created.job, replica.own(created.job)
+        with replica.creation():
+            created = await self.store.create(new)
+            if created.replaced is not None:
+                replica.on_replaced(created.replaced)
+            if created.attached:
+                return replace(created.job, attached=True), None
+            return created.job, replica.own(created.job)
 
     # following
 

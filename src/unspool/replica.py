@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
@@ -34,8 +35,10 @@ class Replica:
         self.settler = Settler(store, channel, hooks, options.hook_timeout)
         self.runs: dict[GenerationKey, Run] = {}
         self.tails: dict[GenerationKey, Tail] = {}
-        self.viewers: set[Viewer] = set()
+        self.viewers: dict[Viewer, None] = {}  # released in the order in which they came
         self.closing = False
+        self._closed = False
+        self._creations: dict[asyncio.Future[None], None] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
     # tails and viewers
@@ -73,7 +76,7 @@ class Replica:
         if self.closing:
             raise ShuttingDown
         viewer = Viewer(tail, after, snapshot=snapshot, detach=self._detach)
-        self.viewers.add(viewer)
+        self.viewers[viewer] = None
         tail.viewers += 1
         if tail.viewers == 1 and self.hooks.first_viewer and not job.settled:
             self.spawn(self.settler.call(self.hooks.first_viewer, job))
@@ -83,7 +86,7 @@ class Replica:
 
     def _detach(self, viewer: Viewer) -> None:
         tail = viewer.tail
-        self.viewers.discard(viewer)
+        self.viewers.pop(viewer, None)
         tail.viewers -= 1
         if tail.viewers:
             return
@@ -109,8 +112,23 @@ class Replica:
 
     # runs
 
+    @contextlib.contextmanager
+    def creation(self) -> Generator[None, None, None]:
+        """Around a creation and what follows from it: `close` waits for it, so that what it makes is drained, too."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._creations[future] = None
+        try:
+            yield
+        finally:
+            del self._creations[future]
+            if not future.done():
+                future.set_result(None)
+
     def own(self, job: Job) -> Run:
-        """Become the producer of a job that this replica has just created."""
+        """Become the producer of a job that this replica has just created. Raises ShuttingDown when that came too late:
+        the lease runs out, and another replica says so."""
+        if self._closed:
+            raise ShuttingDown
         tail = self._keep(job.key, job.last_offset)
         run = Run(job, tail, self.store, self.channel, self.settler, self.options, self._disown)
         self.runs[job.key] = run
@@ -168,6 +186,9 @@ class Replica:
     async def close(self, drain: float) -> None:
         """Let runs finish within `drain` seconds, interrupt the rest, release the viewers of everybody else's."""
         self.closing = True
+        if self._creations:
+            await asyncio.wait(list(self._creations), timeout=max(drain, self.options.abort_grace))
+        self._closed = True
         runs = list(self.runs.values())
         if runs:
             await _all_done(runs, drain)
@@ -189,6 +210,6 @@ class Replica:
 
 async def _all_done(runs: list[Run], seconds: float) -> None:
     waits = [asyncio.ensure_future(run.done.wait()) for run in runs]
-    _, waiting = await asyncio.wait(waits, timeout=seconds)
-    for task in waiting:
+    await asyncio.wait(waits, timeout=seconds)
+    for task in waits:
         task.cancel()

@@ -167,6 +167,7 @@ class Run:
     def lose(self) -> None:
         """The lease is gone: what the store said when it was asked."""
         self._on_lost(Fenced(f"{self.key} has another owner, or is sealed"))
+        self._writer.abandon()  # an append that hangs would outlive everything that waits for it
 
     # publishing and keeping
 

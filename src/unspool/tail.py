@@ -51,7 +51,7 @@ class Tail:
         self._joined: dict[Encoder, tuple[int, int, bytes, int]] = {}
         self._fold = Fold()
         self._sync: tuple[int, Record] | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}  # woken in the order in which they came
         self._repair: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self.gone: NotFound | Gone | None = None  # the log was deleted before its end was seen here
@@ -137,7 +137,7 @@ class Tail:
     # waking
 
     def wake(self) -> None:
-        waiters, self._waiters = self._waiters, set()
+        waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -145,11 +145,11 @@ class Tail:
     def waiter(self) -> asyncio.Future[None]:
         """A future that is done as soon as something changed; `forget` it when it is no longer waited for."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(future)
+        self._waiters[future] = None
         return future
 
     def forget(self, waiter: asyncio.Future[None]) -> None:
-        self._waiters.discard(waiter)
+        self._waiters.pop(waiter, None)
 
     async def wait_settled(self, seconds: float) -> bool:
         """True when the log is sealed within that time."""

@@ -144,9 +144,14 @@ class LogWriter:
         self._release()
 
     def abandon(self) -> None:
-        """Give up on what is queued: the store does not answer, and the process ends."""
-        if self._committer is not None:
-            self._committer.cancel()
+        """Give up on what is queued or under way: it will not get into the log, or nobody can wait for it any more."""
+        if self._committer is None:
+            return
+        self._committer.cancel()
+        self._committer = None
+        self._pending.clear()
+        self._broken = self._broken or Fenced(f"{self._key} was given up")
+        self.refuse(self._broken)
 
     @property
     def full(self) -> bool:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from unspool.backends.memory import MemoryStore, MemoryTransport
-from unspool.errors import ConfigurationError, Gone, InvalidEvent, RunFailed, StoreUnavailable
+from unspool.errors import (
+    ConfigurationError,
+    GenerationStopped,
+    Gone,
+    InvalidEvent,
+    RunFailed,
+    ShuttingDown,
+    StoreUnavailable,
+)
 from unspool.events import Record, encode_data
 from unspool.jobs import Job, Owner, Status
 from unspool.manager import GenerationManager
@@ -308,3 +316,56 @@ async def test_a_viewer_closed_while_it_reads_delivers_nothing() -> None:
             await asyncio.sleep(0)
             viewer.close()
             assert await within(reading) is None
+
+
+async def test_a_run_that_was_lost_leaves_no_append_behind() -> None:
+    """Found by the simulator: an append that hangs when its run is lost is given up with it."""
+    inner, transport = MemoryStore(), MemoryTransport()
+    hanging = FaultyStore(inner)
+    manager, other = over(hanging.as_store(), transport), over(inner, transport)
+    async with other:
+        async with manager:
+            puppet = await begin(manager)
+            generation = await puppet.generation()
+            hanging.gate = asyncio.Event()
+            await generation.text("never arrives")
+            flushed = asyncio.ensure_future(generation._writer.flush())
+            await begin(other)  # replaces it
+            with pytest.raises(GenerationStopped):
+                await within(flushed)
+        assert not [task for task in asyncio.all_tasks() if "s/1" in task.get_name()]
+
+
+async def test_what_is_being_created_when_the_replica_stops_is_interrupted_with_the_rest() -> None:
+    """Found by the simulator: no run begins on a replica that has stopped, and none is left without an end."""
+    inner = MemoryStore()
+    slow = FaultyStore(inner, verbs=frozenset({"create"}))
+    manager = over(slow.as_store())
+    await manager.start_up()
+    slow.gate = asyncio.Event()
+    starting = asyncio.ensure_future(manager.start("s", Puppet()))
+    await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(manager.stop())
+    await asyncio.sleep(0)
+    slow.gate.set()
+    assert (await within(starting)).status is Status.RUNNING
+    await within(stopping)
+    terminal = (await inner.get("s")).terminal
+    assert terminal is not None
+    assert terminal.data["code"] == "interrupted"
+
+
+async def test_what_is_created_after_the_replica_has_stopped_does_not_begin() -> None:
+    """A store that answers too late: the caller is told, the run is never called, the lease runs out."""
+    slow = FaultyStore(MemoryStore(), verbs=frozenset({"create"}))
+    manager = over(slow.as_store(), abort_grace=0.01)
+    await manager.start_up()
+    slow.gate = asyncio.Event()
+    puppet = Puppet()
+    starting = asyncio.ensure_future(manager.start("s", puppet))
+    await asyncio.sleep(0)
+    await within(manager.stop())
+    slow.gate.set()
+    with pytest.raises(ShuttingDown):
+        await within(starting)
+    assert not puppet._generation.done()

@@ -13,18 +13,18 @@ class MemoryTransport:
     """Hands each hint to every other channel that watches its generation, on the next turn of the loop."""
 
     def __init__(self) -> None:
-        self._channels: set[MemoryChannel] = set()
+        self._channels: dict[MemoryChannel, None] = {}  # told in the order in which they came
 
     async def connect(self, deliver: Callable[[Hint], None]) -> MemoryChannel:
         channel = MemoryChannel(self._channels, deliver)
-        self._channels.add(channel)
+        self._channels[channel] = None
         return channel
 
 
 class MemoryChannel:
     """One manager's end."""
 
-    def __init__(self, channels: set[MemoryChannel], deliver: Callable[[Hint], None]) -> None:
+    def __init__(self, channels: dict[MemoryChannel, None], deliver: Callable[[Hint], None]) -> None:
         self._channels = channels
         self._deliver = deliver
         self._watched: set[GenerationKey] = set()
@@ -44,4 +44,4 @@ class MemoryChannel:
                 soon(channel._deliver, hint)
 
     async def close(self) -> None:
-        self._channels.discard(self)
+        self._channels.pop(self, None)
