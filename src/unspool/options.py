@@ -41,7 +41,7 @@ class Options:
     checkpoint_every: int = 1000
     """Records between two checkpoints of a log, at least; a long log waits for an eighth of its length."""
     poll: float = 1.0
-    """Seconds between two looks at the store for logs that others write: it backs up lost hints."""
+    """Seconds between two looks at the logs that others write, which backs up lost hints, and at live sources."""
     sweep: float = 1.0
     """Seconds between two sweeps: expired leases, stalls, retention."""
     drain: float = 5.0

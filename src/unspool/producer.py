@@ -7,7 +7,8 @@ belongs to), checked and queued for the log. Whoever started the run decides how
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -15,12 +16,14 @@ import msgspec
 
 from unspool import events
 from unspool.content import Snapshot
-from unspool.errors import GenerationStopped
+from unspool.errors import GenerationStopped, InvalidEvent, UnspoolError
 from unspool.events import DELTAS, Event, check_event, check_marks, check_text, encode_data
 from unspool.jobs import GenerationKey, Job, Metadata, Status
+from unspool.sources import Graph, Sources
 from unspool.terminals import Completed
 from unspool.writer import LogWriter
 
+_log = logging.getLogger("unspool")
 _CAPTURED: Final = ("conversation_id", "user_message", "response_id", "sender", "model")
 _BREAKS: Final = frozenset(
     {events.TOOL_CALL, events.AGENT_UPDATE, events.FILE, events.SOURCE, events.STEER_APPLIED, events.STEP_STARTED}
@@ -46,6 +49,7 @@ class Generation:
         self._parts = 0
         self._calls: dict[tuple[str, str], int] = {}
         self._pending_approvals: set[str] = set()
+        self._sources: Sources | None = None
 
     def __repr__(self) -> str:
         return f"<Generation {self.key} last={self._writer.last} stopping={self.stopping.is_set()}>"
@@ -73,10 +77,15 @@ class Generation:
 
     async def emit_event(self, event: Event) -> None:
         """Emit an event that exists already: what `emit` and `relay` do."""
+        self._refuse_when_stopping(event.type)
+        self._put(event)
+        if self._writer.full:
+            await self._writer.room()
+
+    def _put(self, event: Event) -> None:
         check_event(event)
         kind, data = event.type, event.data
         internal = event.internal or data.get("internal") is True
-        self._refuse_when_stopping(kind)
         if kind in DELTAS:
             self._put_delta(kind, data, internal)
         else:
@@ -85,8 +94,6 @@ class Generation:
                 self._open_parts.pop(data.get("agent"), None)
             self._capture(kind, data, payload)  # first: it may refuse the event
             self._writer.put(kind, payload, internal)
-        if self._writer.full:
-            await self._writer.room()
 
     async def text(self, text: str, **marks: str) -> None:
         """Emit a piece of text. `marks`: `part_id`, `agent`, `group`, `step`; without a part id it goes on with the
@@ -130,6 +137,48 @@ class Generation:
             async for event in stream:
                 await self.emit_event(event)
 
+    def sources(
+        self,
+        *,
+        parts: Sequence[Mapping[str, Any] | None] | None = None,
+        usage: Sequence[Mapping[str, Any]] | None = None,
+        graph: Graph | None = None,
+    ) -> None:
+        """Hand over live objects that grow while the run goes on, instead of emitting what they gain: see `Sources`.
+
+        They are read by `collect`, by `snapshot`, every `Options.poll` seconds, and once more before the seal, however
+        the run ends. Raises InvalidEvent when sources were handed over before, or parts and a graph together.
+        """
+        if self._sources is not None:
+            raise InvalidEvent("this generation has its sources already: hand over all of them in one call")
+        self._sources = Sources(parts=parts, usage=usage, graph=graph, call_id=self.call_id)
+
+    async def collect(self) -> None:
+        """Emit now what the live sources have gained. Raises InvalidEvent where something told was changed."""
+        self._refuse_when_stopping("live content")
+        self._put_gained()
+        if self._writer.full:
+            await self._writer.room()
+
+    def collect_quietly(self) -> None:
+        """The same on behalf of nobody who could be told of an error, and without waiting: also while it is stopped."""
+        if self._sources is None or (self._writer.full and not self.stopping.is_set()):
+            return
+        try:
+            self._put_gained()
+        except UnspoolError as error:
+            _log.warning("%s: its live sources are read no more: %s", self.key, error)
+            self._sources = None
+        except Exception:  # noqa: BLE001
+            # The application's own objects: they must not keep a generation from its seal.
+            _log.exception("%s: its live sources cannot be read, and are read no more", self.key)
+            self._sources = None
+
+    def _put_gained(self) -> None:
+        if self._sources is not None:
+            for event in self._sources.gained():
+                self._put(event)
+
     async def update(self, **metadata: Any) -> None:
         """Set fields of the job's metadata; None clears one, the others stay. Raises InvalidArgument."""
         changes = Metadata.changes(metadata)
@@ -146,6 +195,7 @@ class Generation:
 
     async def snapshot(self) -> Snapshot:
         """The content so far, with all that was emitted before this call. A copy."""
+        self.collect_quietly()
         await self._writer.flush()
         return await self._snapshot()
 

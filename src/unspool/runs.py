@@ -149,6 +149,7 @@ class Run:
     def _fence(self) -> None:
         if not self._ended.done():
             _log.warning("%s: the run did not stop within %s s and is fenced off", self.key, self._options.abort_grace)
+            self.generation.collect_quietly()
             self._writer.refuse(GenerationStopped(f"{self.key} was stopped"))
             self._ended.set_result(self._stop)
 
@@ -199,6 +200,8 @@ class Run:
         verdict = await self._ended
         # Whatever the run has left behind is told, and can no longer hold up the seal by writing on.
         self.generation.stopping.set()
+        if verdict is not None and self._writer.refused is None:
+            self.generation.collect_quietly()
         self._writer.refuse(GenerationStopped(f"{self.key} has ended"))
         try:
             if verdict is not None:

@@ -104,7 +104,9 @@ class Supervisor:
                 _log.exception("%s: could not be settled; it is tried again when this lease has run out", job.key)
 
     async def poll(self) -> None:
-        """Look at the logs that others write and somebody here follows: it backs up lost hints."""
+        """Look at live sources, and at the logs that others write and somebody follows here: it backs up lost hints."""
+        for run in self._replica.runs.values():
+            run.generation.collect_quietly()
         for tail in self._replica.tails.values():
             if tail.viewers and not tail.local and not tail.sealed:
                 tail.repair_soon()
