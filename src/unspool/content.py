@@ -8,11 +8,12 @@ through `dump` and `load`, or reached the other side as a `sync` frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from unspool import events
+from unspool.errors import UnspoolError
 from unspool.events import Record
 
 Json = dict[str, Any]
@@ -47,6 +48,45 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     def public(self) -> Snapshot:
         """The same without what is internal: usage that was reported as internal."""
         return msgspec.structs.replace(self, usage=[entry for entry in self.usage if not entry.get("internal")])
+
+
+class _Part(msgspec.Struct):
+    # What the fold itself relies on, part by part; all else in a part is the application's.
+    type: str
+    agent: str | None = None
+    part_id: str | None = None
+    call_id: Any = None
+    text: Any = None
+    arguments: Any = None
+
+    def __post_init__(self) -> None:
+        grows = {"text": self.text, "reasoning": self.text, "tool": self.arguments}.get(self.type, "")
+        if not isinstance(grows, str) or (self.type == "tool" and not isinstance(self.call_id, str)):
+            raise ValueError(f"a part of type {self.type!r} lacks its text, arguments or call id")
+
+
+class _Step(msgspec.Struct):
+    id: str
+
+
+class _Prompt(msgspec.Struct):
+    call_id: str
+
+
+class _Approval(msgspec.Struct):
+    action_id: str
+
+
+class _State(msgspec.Struct):
+    # The shape of a dumped fold.
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    parts: list[_Part]
+    steps: list[_Step]
+    usage: list[Json]
+    prompts: list[_Prompt]
+    approvals: list[_Approval]
+    steering: list[_Step]
+    title: str | None = None
 
 
 class Fold:
@@ -122,8 +162,14 @@ class Fold:
 
     @classmethod
     def load(cls, state: bytes) -> Fold:
+        """The fold that was dumped. Raises UnspoolError for anything else: content must never be half there."""
+        try:
+            found = _decode_state(state)
+            msgspec.convert(found, _State)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise UnspoolError(f"a checkpoint is not a dumped fold: {error}") from error
         fold = cls()
-        fold._restore(_decode_state(state))
+        fold._restore(found)
         return fold
 
     def _restore(self, state: Json) -> None:

@@ -143,10 +143,12 @@ def check_event(event: Event) -> None:
     Raises InvalidEvent, naming the field and the remedy.
     """
     kind, data = event.type, event.data
+    if not isinstance(kind, str):
+        raise InvalidEvent(f"the type of an event must be printable ASCII characters, not {type(kind).__name__}")
     if kind in _RESERVED:
         remedy = "return from the run or raise RunFailed to end it" if kind in TERMINAL else "choose another name"
         raise InvalidEvent(f"type {kind!r} is reserved: {remedy}")
-    if not isinstance(kind, str) or not kind or len(kind) > _MAX_TYPE or not kind.isascii() or not kind.isprintable():
+    if not kind or len(kind) > _MAX_TYPE or not kind.isascii() or not kind.isprintable():
         raise InvalidEvent(f"type {kind!r} must be 1 to {_MAX_TYPE} printable ASCII characters")
     if not isinstance(data, dict):
         raise InvalidEvent(f"data of {kind!r} must be an object, not {type(data).__name__}")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unspool.content import Fold, Snapshot, fold
+from unspool.errors import UnspoolError
 from unspool.events import Record, encode_data
 from unspool.jobs import Job, Lease, Status
 from unspool.resume import sync_record
@@ -114,6 +115,27 @@ def test_looking_changes_nothing(log: Any, data: st.DataObject) -> None:
     for spoiled, clean in kept:
         assert clean == fold(whole[: clean.offset])
         assert spoiled != clean
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"null",
+        b"[" * 5000,
+        b"{}",
+        Fold().dump().replace(b'"offset":0', b'"offset":-1'),
+        Fold().dump().replace(b'"parts":[]', b'"parts":[{"type":"text"}]'),
+        Fold().dump().replace(b'"parts":[]', b'"parts":[{"type":"tool","call_id":[],"arguments":""}]'),
+        Fold().dump().replace(b'"steps":[]', b'"steps":[{}]'),
+        Fold().dump().replace(b'"usage":[]', b'"usage":[1]'),
+        Fold().dump().replace(b'"prompts":[]', b'"prompts":[{"call_id":7}]'),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_refused(state: bytes) -> None:
+    """Content must never be half there: a state that is not a dumped fold is an error, and says so."""
+    with pytest.raises(UnspoolError, match="not a dumped fold"):
+        Fold.load(state)
 
 
 def test_parallel_agents_keep_their_parts_apart() -> None:

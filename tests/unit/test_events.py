@@ -22,6 +22,7 @@ from unspool.events import REQUIRED, TERMINAL, Event, Record, check_event, check
         ("a\nb", {}, "printable ASCII"),
         ("é", {}, "printable ASCII"),
         (7, {}, "printable ASCII"),
+        ([], {}, "printable ASCII"),
         ("custom", [], "object"),
         *((kind, {}, repr(fields[0])) for kind, fields in REQUIRED.items()),
         ("text.delta", {"text": 1}, "'text'"),

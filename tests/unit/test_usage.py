@@ -227,7 +227,7 @@ def test_sums_and_objects_are_checked_too(raw):
         normalise(raw)
 
 
-@pytest.mark.parametrize("raw", [{}, {"cost": 1}, {"prompt_tokens": None}, {1: 2}, [], "x"])
+@pytest.mark.parametrize("raw", [{}, {"cost": 1}, {"prompt_tokens": None}, {1: 2}, [], "x", None])
 def test_what_is_no_usage_is_refused(raw):
     """Unknown is never read as zero."""
     with pytest.raises(InvalidArgument):

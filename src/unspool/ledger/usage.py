@@ -46,7 +46,7 @@ def normalise(raw: Payload) -> Usage:
     as absent. Raises InvalidArgument, naming the field, where a count is not an integer of 0 to `LARGEST`, and where
     `raw` has no field of any shape.
     """
-    _part({"usage": raw}, "usage")
+    raw = _part({"usage": raw}, "usage")
     for markers, read in _SHAPES:
         if any(raw.get(marker) is not None for marker in markers):
             return _clamp(read(raw), dict(raw))
