@@ -6,10 +6,9 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from json import JSONDecodeError
 from typing import Any, Final, cast
 
-import msgspec
-
 from unspool.errors import ConfigurationError, RunFailed
 from unspool.events import Event
+from unspool.providers import shapes
 from unspool.providers.anthropic_messages import convert_messages, convert_tools
 from unspool.providers.base import Message
 from unspool.providers.call import ModelCall
@@ -18,8 +17,7 @@ from unspool.providers.failures import classify, failure, missing_extra
 try:
     import anthropic
     import httpx2
-    from anthropic import AsyncAnthropic
-    from anthropic.types import MessageDeltaUsage, RawMessageStreamEvent, Usage
+    from anthropic import AsyncAnthropic, BaseModel
 except ImportError as error:
     raise missing_extra("anthropic", "anthropic") from error
 
@@ -116,44 +114,70 @@ class _Answer:
 
     def __init__(self, call: ModelCall) -> None:
         self.call = call
-        self._tools: dict[int, str] = {}
+        self._tools: dict[int | str | None, str] = {}
         self._usage: dict[str, Any] = {}
         self._reason: str | None = None
 
-    def feed(self, item: RawMessageStreamEvent) -> Iterator[Event]:
-        match item.type:
+    def feed(self, item: object) -> Iterator[Event]:
+        """The events of one item. Raises RunFailed where it makes no sense."""
+        data = _plain(item)
+        match data.get("type"):
             case "message_start":
-                self._told(item.message.usage)
+                self._told(shapes.an_object(data.get("message")).get("usage"))
             case "message_delta":
-                self._told(item.usage)
-                self._reason = item.delta.stop_reason or self._reason
+                self._told(data.get("usage"))
+                self._reason = shapes.name(shapes.an_object(data.get("delta")).get("stop_reason")) or self._reason
             case "content_block_start":
-                block = item.content_block
-                if block.type == "text" and block.text:
-                    yield self.call.text(block.text)
-                elif block.type == "thinking" and block.thinking:
-                    yield self.call.reasoning(block.thinking)
-                elif block.type == "tool_use":
-                    event = self.call.tool_call(block.name, block.id)
-                    self._tools[item.index] = event.data["call_id"]
-                    yield event
-                    if block.input:  # imitators may send the whole input at once; Anthropic starts with {}
-                        yield self.call.tool_args(block.id, msgspec.json.encode(block.input).decode())
+                yield from self._begin(data.get("index"), shapes.an_object(data.get("content_block")))
             case "content_block_delta":
-                delta = item.delta
-                if delta.type == "text_delta" and delta.text:
-                    yield self.call.text(delta.text)
-                elif delta.type == "thinking_delta" and delta.thinking:
-                    yield self.call.reasoning(delta.thinking)
-                elif delta.type == "input_json_delta" and delta.partial_json and item.index in self._tools:
-                    yield self.call.tool_args(self._tools[item.index], delta.partial_json)
+                yield from self._grow(data.get("index"), shapes.an_object(data.get("delta")))
             case _:
                 pass  # ends of blocks and of the message say nothing new
 
-    def _told(self, usage: Usage | MessageDeltaUsage) -> None:
+    def _begin(self, index: object, block: shapes.Json) -> Iterator[Event]:
+        match block.get("type"):
+            case "text":
+                yield from self._text(block.get("text"))
+            case "thinking":
+                yield from self._thinking(block.get("thinking"))
+            case "tool_use":
+                if (name := shapes.name(block.get("name"))) is None:
+                    raise shapes.unreadable()
+                event = self.call.tool_call(name, shapes.name(block.get("id")))
+                self._tools[shapes.place(index)] = call_id = event.data["call_id"]
+                yield event
+                if block.get("input"):  # imitators may send the whole input at once; Anthropic starts with {}
+                    yield from self._args(call_id, shapes.json_text(block["input"]))
+            case _:
+                pass
+
+    def _grow(self, index: object, delta: shapes.Json) -> Iterator[Event]:
+        match delta.get("type"):
+            case "text_delta":
+                yield from self._text(delta.get("text"))
+            case "thinking_delta":
+                yield from self._thinking(delta.get("thinking"))
+            case "input_json_delta":
+                yield from self._args(self._tools.get(shapes.place(index)), shapes.text(delta.get("partial_json")))
+            case _:
+                pass
+
+    def _text(self, text: object) -> Iterator[Event]:
+        if whole := shapes.name(text):
+            yield self.call.text(whole)
+
+    def _thinking(self, text: object) -> Iterator[Event]:
+        if whole := shapes.name(text):
+            yield self.call.reasoning(whole)
+
+    def _args(self, call_id: str | None, text: str) -> Iterator[Event]:
+        if call_id is not None and (whole := shapes.name(text)):
+            yield self.call.tool_args(call_id, whole)
+
+    def _told(self, usage: object) -> None:
         # Each figure is cumulative: it replaces the one before. What only the start tells, such as the split of
         # cache writes by lifetime, stays.
-        self._usage |= usage.to_dict(mode="json", exclude_none=True, warnings=False)
+        self._usage |= {name: value for name, value in shapes.an_object(usage).items() if value is not None}
 
     def usage(self) -> Iterator[Event]:
         """The usage that was told last, once."""
@@ -167,6 +191,13 @@ class _Answer:
         if self._reason is None:
             raise failure("provider_unavailable", "The model provider's answer broke off.")
         yield self.call.finished(_REASONS.get(self._reason, self._reason))
+
+
+def _plain(item: object) -> shapes.Json:
+    # The client builds its types from whatever came, unchecked, and hands on what is not even an object.
+    if isinstance(item, BaseModel):
+        return item.model_dump(mode="python", exclude_unset=True, warnings=False)
+    return shapes.an_object(item)
 
 
 def _client(base_url: str | None, api_key: str | None) -> AsyncAnthropic:

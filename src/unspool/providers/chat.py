@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from unspool.events import Event
+from unspool.providers import shapes
 from unspool.providers.call import ModelCall
 from unspool.providers.failures import failure
 
@@ -45,8 +44,9 @@ class ChatStream:
 
     def feed(self, chunk: Json) -> Iterator[Event]:
         """The events of one chunk."""
-        choices: list[Json] = chunk.get("choices") or []
-        if usage := chunk.get("usage"):
+        chunk = shapes.an_object(chunk)
+        choices = shapes.objects(chunk.get("choices"))
+        if usage := shapes.an_object(chunk.get("usage")):
             self._usage = usage
             if not choices:
                 yield from self.usage()
@@ -55,31 +55,30 @@ class ChatStream:
                 yield from self._choice(choice)
 
     def _choice(self, choice: Json) -> Iterator[Event]:
-        delta: Json = choice.get("delta") or {}
-        reasoning = next((delta[name] for name in _REASONING if delta.get(name)), None)
+        delta = shapes.an_object(choice.get("delta"))
+        reasoning = next((shapes.text(delta[name]) for name in _REASONING if delta.get(name)), None)
         if reasoning and (whole := self._whole("reasoning", reasoning)):
             yield self._call.reasoning(whole)
         for name in ("content", "refusal"):
             if (text := text_of(delta.get(name))) and (whole := self._whole("text", text)):
                 yield self._call.text(whole)
-        tool_deltas: list[Json] = delta.get("tool_calls") or []
-        for tool_delta in tool_deltas:
+        for tool_delta in shapes.objects(delta.get("tool_calls")):
             yield from self._tool(tool_delta)
-        self._reason = choice.get("finish_reason") or self._reason
+        self._reason = shapes.name(choice.get("finish_reason")) or self._reason
 
     def _tool(self, delta: Json) -> Iterator[Event]:
-        function: Json = delta.get("function") or {}
-        given_id: str | None = delta.get("id") or None
-        place = delta.get("index", given_id)
+        function = shapes.an_object(delta.get("function"))
+        given_id = shapes.name(delta.get("id"))
+        place = shapes.place(delta.get("index", given_id))
         tool = self._tools.get(place)
         if tool is None or (given_id and tool.given_id and given_id != tool.given_id):
             # Some servers number every call 0 and tell them apart by their ids alone.
             tool = self._tools[place] = _Tool(given_id)
-        if (name := function.get("name")) and tool.call_id is None:
+        if (name := shapes.name(function.get("name"))) and tool.call_id is None:
             event = self._call.tool_call(name, given_id or tool.given_id)
             tool.call_id = event.data["call_id"]
             yield event
-        tool.waiting += _json_text(function.get("arguments"))
+        tool.waiting += shapes.json_text(function.get("arguments"))
         if tool.call_id is not None and tool.waiting:
             text, tool.waiting = self._whole(tool.call_id, tool.waiting), ""
             if text:
@@ -113,15 +112,9 @@ class ChatStream:
         return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def text_of(content: str | Sequence[Json] | None) -> str:
+def text_of(content: object) -> str:
     """The text of a message or a delta, of which list content is reduced to its text parts."""
     if content is None or isinstance(content, str):
         return content or ""
-    return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
-
-
-def _json_text(arguments: object) -> str:
-    # Arguments are JSON in a string; a few servers send the object itself.
-    if arguments is None or isinstance(arguments, str):
-        return arguments or ""
-    return msgspec.json.encode(arguments).decode()
+    parts = [part for part in shapes.objects(content) if part.get("type") == "text"]
+    return "".join(text for part in parts if isinstance(text := part.get("text"), str))

@@ -16,7 +16,7 @@ from unspool.providers.failures import classify, failure, missing_extra
 
 try:
     import openai
-    from openai import AsyncOpenAI, AsyncStream
+    from openai import AsyncOpenAI, AsyncStream, BaseModel
     from openai.types.chat import ChatCompletionChunk
 except ImportError as error:
     raise missing_extra("openai", "openai") from error
@@ -74,7 +74,7 @@ class OpenAIModel:
         try:
             async with await self._request(messages, tools) as chunks:
                 async for chunk in chunks:
-                    for event in answer.feed(chunk.to_dict(warnings=False)):
+                    for event in answer.feed(_plain(chunk)):
                         yield event
         except _BROKEN as error:
             for event in answer.usage():
@@ -112,6 +112,13 @@ class OpenAIModel:
             stream_options={"include_usage": True} if self._asks_usage else openai.omit,
             extra_body=self._extra,
         )
+
+
+def _plain(chunk: object) -> Any:
+    # The client builds its types from whatever came, unchecked, and hands on what is not even an object.
+    return (
+        chunk.model_dump(mode="python", exclude_unset=True, warnings=False) if isinstance(chunk, BaseModel) else chunk
+    )
 
 
 def _client(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
