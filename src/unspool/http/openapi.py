@@ -10,13 +10,16 @@ import msgspec
 from unspool.http.requests import AbortBody, StartBody
 from unspool.jobs import Status
 
+_ID: Final = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[\x20-\x7e]*$"}
+_MOST: Final = 10**15 - 1  # fifteen digits, as numbers in URLs and ids are read
+_POSITION: Final = r"([0-9]{1,15}-)?[0-9]{1,15}"
 _STREAM: Final = {
     "name": "stream_id", "in": "path", "required": True, "description": "What a client follows: a conversation.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+    "schema": _ID,
 }  # fmt: skip
 _GENERATION: Final = {
     "name": "generation", "in": "query", "description": "An older generation instead of the stream's last.",
-    "schema": {"type": "integer", "minimum": 1},
+    "schema": {"type": "integer", "minimum": 1, "maximum": _MOST},
 }  # fmt: skip
 _PROBLEM: Final = {
     "type": "object",
@@ -28,6 +31,16 @@ _PROBLEM: Final = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "code": {"type": "string"},
+    },
+}
+_EVENT: Final = {
+    "type": "object",
+    "required": ["event", "data", "id"],
+    "properties": {
+        "event": {"type": "string", "description": "the record's type"},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+        "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
+        "retry": {"type": "integer", "minimum": 0},
     },
 }
 _WHY: Final = {
@@ -51,20 +64,21 @@ def document(*, bearer: bool) -> dict[str, Any]:
     start, abort = bodies
     state: dict[str, Any] = {"$ref": "#/components/schemas/State"}
     one = "/v1/streams/{stream_id}"
-    key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}}
+    key = {"name": "Idempotency-Key", "in": "header", "schema": _ID}
     last_id = {
-        "name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}, "description": "generation-offset",
+        "name": "Last-Event-ID", "in": "header", "description": "generation-offset; empty: none",
+        "schema": {"type": "string", "pattern": f"^({_POSITION})?$"},
     }  # fmt: skip
     after = {
-        "name": "after", "in": "query", "description": "The offset after which to begin.",
-        "schema": {"type": "integer", "minimum": 0, "default": 0},
+        "name": "after", "in": "query", "description": "The offset after which to begin, or generation-offset.",
+        "schema": {"type": "string", "pattern": f"^{_POSITION}$", "default": "0"},
     }  # fmt: skip
     snapshot = {
         "name": "snapshot", "in": "query", "description": "1: begin with one sync event, the content so far.",
-        "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
+        "schema": {"type": "string", "enum": ["0", "1", "false", "true"], "default": "0"},
     }  # fmt: skip
     status = {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(Status)}}
-    limit = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
+    limit = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": _MOST}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "unspool", "version": version("unspool"), "license": {"name": "Apache-2.0"}},
@@ -73,12 +87,12 @@ def document(*, bearer: bool) -> dict[str, Any]:
             "/v1/streams": {
                 "get": _operation("list", "The caller's generations, newest first", [status, limit], {
                     200: _answer({"type": "object", "properties": {"streams": {"type": "array", "items": state}}}),
-                }, 401, 422),
+                }, 401, 422, 503),
             },
             one: {
                 "get": _operation("status", "Status and resume state", [_STREAM, _GENERATION], {
                     200: _answer(state),
-                }, 401, 404, 410, 422),
+                }, 401, 404, 410, 422, 503),
             },
             f"{one}/generations": {
                 "post": _operation("start", "Start a generation", [_STREAM, key], {
@@ -90,7 +104,7 @@ def document(*, bearer: bool) -> dict[str, Any]:
                 "get": _operation("follow", "Follow by SSE", [_STREAM, _GENERATION, last_id, after, snapshot], {
                     200: {
                         "description": "event = type, data = JSON, id = generation-offset; until a terminal one",
-                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                        "content": {"text/event-stream": {"itemSchema": _EVENT}},
                     },
                     204: {"description": "It has ended, and nothing comes after this position"},
                 }, 400, 401, 404, 409, 410, 503),
@@ -98,7 +112,7 @@ def document(*, bearer: bool) -> dict[str, Any]:
             f"{one}/abort": {
                 "post": _operation("abort", "Stop, and answer once it is sealed", [_STREAM], {
                     200: _answer({"$ref": "#/components/schemas/Outcome"}),
-                }, 400, 401, 404, 410, 413, 415, 422, body=abort, optional=True),
+                }, 400, 401, 404, 410, 413, 415, 422, 503, body=abort, optional=True),
             },
         },
         "components": {

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
 from unspool.errors import InvalidArgument
 from unspool.http.problem import BadRequest, BodyTooLarge, UnsupportedMediaType
+from unspool.jobs import Metadata
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body, by default."""
+
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]*$")]
+"""A name that can travel in URLs, headers and keys."""
+
+_METADATA: Final = {
+    "properties": msgspec.json.schema_components([Metadata])[1]["Metadata"]["properties"],
+    "additionalProperties": False,
+}
+"""For the document; what checks them, and names the one that is wrong, is `Metadata.of`."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,11 +38,11 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 class StartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a start."""
 
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
     model: str | None = None
-    request_id: str | None = None
-    expect_generation: int | None = None
-    metadata: dict[str, Any] | None = None
+    request_id: Id | None = None
+    expect_generation: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    metadata: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_METADATA)] | None = None
 
 
 class AbortBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from unspool.http.auth import Authenticate, identify
 from unspool.http.problem import answering, problem
 from unspool.http.requests import MAX_BODY, AbortBody, StartBody, StartRequest, body_of
 from unspool.http.stream import DEFAULTS, EventStream, StreamOptions
-from unspool.jobs import Job, Status
+from unspool.jobs import Job, Status, check_id
 from unspool.manager import GenerationManager
 from unspool.outcomes import AlreadySettled, SaveFailed, Stopped, Unknown
 from unspool.producer import Generation
@@ -86,8 +86,9 @@ class _Native:
     async def start(self, request: Request) -> Response:
         identity = await identify(self._authenticate, request)
         body = await body_of(request, StartBody, limit=self._max_body)
-        if not body.messages:
-            raise InvalidArgument("messages must hold at least one message", field="messages")
+        key = request.headers.get("idempotency-key")
+        if key is not None:
+            check_id("Idempotency-Key", key)
         stream_id = request.path_params["stream_id"]
         details = StartRequest(
             stream_id,
@@ -106,7 +107,7 @@ class _Native:
             run,
             user=identity.user,
             tenant=identity.tenant,
-            request_id=request.headers.get("idempotency-key") if body.request_id is None else body.request_id,
+            request_id=key if body.request_id is None else body.request_id,
             expect_generation=body.expect_generation,
             metadata=body.metadata,
         )

@@ -89,7 +89,7 @@ def position_of(headers: Mapping[str, str], query: QueryParams) -> Position:
     claimed, dash, offset = token.partition("-")
     if not dash:
         return Position(generation, _number(field, token, 0), snapshot)
-    return Position(generation, _number(field, offset, 0), snapshot, _number(field, claimed, 1))
+    return Position(generation, _number(field, offset, 0), snapshot, _number(field, claimed, 0))
 
 
 def _number(field: str, value: str, least: int) -> int:

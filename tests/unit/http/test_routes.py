@@ -126,9 +126,12 @@ async def test_a_wrong_position_is_answered_explicitly(
         (b'{"messages": [{"role": "user", "content": "x"}], "metadata": {"colour": 1}}', {}, 422, "colour"),
         (b'{"messages": [{"role": "user", "content": "x"}], "metadata": {"title": 1}}', {}, 422, "title"),
         (b'{"messages": [{"role": "user", "content": "x"}], "request_id": ""}', {}, 422, "request_id"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "expect_generation": -1}', {}, 422, "expect_generation"),
+        (b'{"messages": [{"role": "user"}]}', {"idempotency-key": "x" * 257}, 422, "Idempotency-Key"),
+        (b'{"messages": [{"role": "user"}], "request_id": "r"}', {"idempotency-key": ""}, 422, "Idempotency-Key"),
         (b"x" * 3000, {}, 413, "3000"),
         (b'{"messages": [{"role": "user", "content": "x"}]}', {"content-type": "text/plain"}, 415, "application/json"),
-        (b'{"messages":[],"metadata":{"extra":' + b'{"a":' * 500, {}, 400, "not JSON"),
+        (b'{"messages":[{"role":"user"}],"metadata":{"extra":' + b'{"a":' * 500, {}, 400, "not JSON"),
     ],
 )
 async def test_a_bad_start_is_refused_and_loses_nothing(
