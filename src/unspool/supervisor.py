@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from unspool.errors import Fenced, Gone, NotFound, StoreUnavailable
+from unspool.jobs import Job
 from unspool.replica import Replica
 from unspool.terminals import OWNER_LOST, Aborted, Failed
 
@@ -15,7 +16,7 @@ _EXPIRED_PER_SWEEP = 100
 
 
 class Supervisor:
-    """Three loops over one replica; each survives a store that is away."""
+    """Four loops over one replica: none waits for another, and each survives a store that is away."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -26,6 +27,7 @@ class Supervisor:
         for name, seconds, work in (
             ("renew", options.lease / 3, self.renew),
             ("sweep", options.sweep, self.sweep),
+            ("retain", options.sweep, self.retain),
             ("poll", options.poll, self.poll),
         ):
             self._tasks.append(asyncio.create_task(self._every(seconds, work), name=f"unspool {name}"))
@@ -44,7 +46,7 @@ class Supervisor:
             except StoreUnavailable as error:
                 _log.warning("the store is unavailable: %s", error)
             except Exception:  # noqa: BLE001
-                # One bad job must not end the care of all the others.
+                # One bad round must not end the care of all that comes after it.
                 _log.exception("periodic work failed; it goes on with the next round")
 
     async def renew(self) -> None:
@@ -64,14 +66,18 @@ class Supervisor:
                 run.stop(Aborted(renewal.abort.by, renewal.abort.reason))
 
     async def sweep(self) -> None:
-        """End what is stalled or too long, take over what has no owner, delete what is past retention."""
-        replica = self._replica
+        """End what is stalled or too long, take over what has no owner."""
         self._end_overdue()
-        await self._take_over_expired()
-        options = replica.options
+        expired = await self._replica.store.expired(_EXPIRED_PER_SWEEP)
+        # What is ours is only late: the renewal decides. Save hooks are slow: no orphan waits for those of another.
+        await asyncio.gather(*(self._take_over(job) for job in expired if job.key not in self._replica.runs))
+
+    async def retain(self) -> None:
+        """Delete what is past retention, drop what nobody looks at."""
+        options = self._replica.options
         completed = options.retention if options.completed_retention is None else options.completed_retention
-        await replica.store.delete_expired(options.retention, completed)
-        replica.drop_idle_tails()
+        self._replica.drop_idle_tails()
+        await self._replica.store.delete_expired(options.retention, completed)
 
     def _end_overdue(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -82,26 +88,23 @@ class Supervisor:
             elif limits.duration and now - run.started_at >= limits.duration:
                 run.stop(Aborted("system", "duration"))
 
-    async def _take_over_expired(self) -> None:
+    async def _take_over(self, job: Job) -> None:
         replica = self._replica
-        for job in await replica.store.expired(_EXPIRED_PER_SWEEP):
-            if job.key in replica.runs:
-                continue  # ours, and only late: the renewal decides
-            seconds = replica.settler.lease_for_settling(replica.options.lease)
+        seconds = replica.settler.lease_for_settling(replica.options.lease)
+        verdict = Failed(OWNER_LOST, "The process that generated this answer is gone.", retryable=True)
+        if job.abort is not None:
+            verdict = Aborted(job.abort.by, job.abort.reason)
+        try:
             lease = await replica.store.take_over(job.key, job.lease.epoch, replica.name, seconds, only_expired=True)
-            if lease is None:
-                continue
-            verdict = Failed(OWNER_LOST, "The process that generated this answer is gone.", retryable=True)
-            if job.abort is not None:
-                verdict = Aborted(job.abort.by, job.abort.reason)
-            try:
+            if lease is not None:
                 await replica.settler.settle(job.key, lease.epoch, verdict, await replica.tail(job.key))
-            except (Fenced, NotFound, Gone) as error:
-                _log.info("%s: settled by somebody else: %s", job.key, error)
-            except StoreUnavailable:
-                raise
-            except Exception:  # noqa: BLE001
-                _log.exception("%s: could not be settled; it is tried again when this lease has run out", job.key)
+        except (Fenced, NotFound, Gone) as error:
+            _log.info("%s: settled by somebody else: %s", job.key, error)
+        except StoreUnavailable as error:
+            _log.warning("%s: the store is unavailable: %s", job.key, error)
+        except Exception:  # noqa: BLE001
+            # One bad job must not end the care of all the others.
+            _log.exception("%s: could not be settled; it is tried again when this lease has run out", job.key)
 
     async def poll(self) -> None:
         """Look at live sources, and at the logs that others write and somebody follows here: it backs up lost hints."""

@@ -67,7 +67,7 @@ def test_a_planted_fault_is_found_within_ten_seconds_and_found_again(name: str) 
     began = time.process_time()
     *_, report = simulate_many(itertools.count(1), steps=STEPS, plant=plant, enough=_out_of(began + 10.0))
     assert report.violation is not None
-    assert report.violation.invariant == plant.breaks, explain(report)
+    assert report.violation.invariant in plant.breaks, explain(report)
     assert time.process_time() - began < 10.0
     again = simulate(report.seed, steps=STEPS, plant=plant)
     assert again.violation == report.violation

@@ -336,6 +336,9 @@ class MemoryStore:
         return True
 
     async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
+        while self._unpacked:
+            self._unpacked.popitem()[1].log.pack()
+            await asyncio.sleep(0)  # a step of its own for each: runs and viewers come first
         now = self._clock()
         old: list[GenerationKey] = []
         for key, entry in self._settled.items():
@@ -344,7 +347,4 @@ class MemoryStore:
                 old.append(key)
         for key in old:
             self._forget(key)
-        while self._unpacked:
-            self._unpacked.popitem()[1].log.pack()
-            await asyncio.sleep(0)  # a step of its own for each: runs and viewers come first
         return old

@@ -45,7 +45,7 @@ def _records(frames: bytes) -> Iterator[Record]:
 class Connection:
     """One response of one replica to one client."""
 
-    __slots__ = ("answered", "client", "frames", "node", "snapshot", "task", "viewer", "world")
+    __slots__ = ("answered", "client", "frames", "last", "node", "snapshot", "task", "viewer", "world")
 
     def __init__(self, world: World, client: Client, node: Node, *, snapshot: bool, frames: bool) -> None:
         self.world = world
@@ -54,6 +54,7 @@ class Connection:
         self.snapshot = snapshot
         self.frames = frames
         self.answered = False
+        self.last = world.truth.last(client.stream_id)
         self.viewer: Viewer | None = None
         node.connections[self] = None
         self.task = world.loop.create_task(self._serve(), name="client", context=node.domain.context)
@@ -285,18 +286,17 @@ class Client:
         self.connection = None
         if not_served(error):
             return
-        if isinstance(error, Gone | NotFound) and self._may_be_gone():
+        if isinstance(error, Gone | NotFound) and self._may_be_gone(connection):
             self.finished = True
             world.gone += 1
             return
         world.fail("viewers", f"{self} on {connection.node.replica} was refused: {error!r}")
 
-    def _may_be_gone(self) -> bool:
-        truth = self._world.truth
+    def _may_be_gone(self, connection: Connection) -> bool:
         if self.log is not None:
             return self.log.deleted
-        key = GenerationKey(self.stream_id, truth.used.get(self.stream_id, 0))
-        return truth.logs[key].deleted
+        # A generation that was created while it waited for the answer need not be in it.
+        return connection.last.deleted or self._world.truth.last(self.stream_id).deleted
 
     def over(self, connection: Connection, end: End | None) -> None:
         """The response has ended; None: the connection broke."""

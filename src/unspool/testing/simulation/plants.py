@@ -29,7 +29,7 @@ class Plant:
     """Nothing planted; and what every plant is."""
 
     name = "none"
-    breaks = ""
+    breaks: tuple[str, ...] = ()
     """The invariants one of which is found broken."""
 
     def store(self, store: JobStore) -> JobStore:
@@ -126,7 +126,8 @@ class _DeafStop(_Wrapped):
         self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
     ) -> Lease | None:
         if not only_expired:
-            await asyncio.sleep(3600)
+            await asyncio.sleep(1.0)
+            return None
         return await self._store.take_over(key, epoch, replica, seconds, only_expired=only_expired)
 
 
@@ -190,9 +191,11 @@ class _DoubleUsage(LogWriter):
 class _StorePlant(Plant):
     """Stands between the witness and the store; or before both, where the fault is the replica's."""
 
-    def __init__(self, name: str, breaks: str, wrapper: Callable[[JobStore], Any], *, outside: bool = False) -> None:
+    def __init__(
+        self, name: str, breaks: str | tuple[str, ...], wrapper: Callable[[JobStore], Any], *, outside: bool = False
+    ) -> None:
         self.name = name
-        self.breaks = breaks
+        self.breaks = (breaks,) if isinstance(breaks, str) else breaks
         self._wrapper = wrapper
         self._outside = outside
 
@@ -208,7 +211,7 @@ class _ClassPlant(Plant):
 
     def __init__(self, name: str, breaks: str, module: Any, attribute: str, planted: type) -> None:
         self.name = name
-        self.breaks = breaks
+        self.breaks = (breaks,)
         self._module = module
         self._attribute = attribute
         self._planted = planted
@@ -225,17 +228,17 @@ class _ClassPlant(Plant):
 
 NONE: Final = Plant()
 _ALL: Final[tuple[Plant, ...]] = (
-    _StorePlant("no-fence", "fence", _NoFence),
-    _StorePlant("no-epoch", "fence", _NoEpoch),
-    _StorePlant("two-seals", "one seal", _TwoSeals),
-    _StorePlant("numbers-again", "numbers", _NumbersAgain),
-    _StorePlant("created-twice", "idempotent create", _CreatedTwice),
-    _StorePlant("open-door", "ownership", _OpenDoor),
-    _StorePlant("nobody-dies", "owner lost", _NobodyDies, outside=True),
-    _StorePlant("early-death", "retention", _EarlyDeath),
-    _StorePlant("never-forgets", "retention", _NeverForgets),
-    _StorePlant("deaf-stop", "stop", _DeafStop, outside=True),
-    _StorePlant("refused-owner", "fence", _RefusedOwner),
+    _StorePlant("no-fence", "fence", wrapper=_NoFence),
+    _StorePlant("no-epoch", "fence", wrapper=_NoEpoch),
+    _StorePlant("two-seals", "one seal", wrapper=_TwoSeals),
+    _StorePlant("numbers-again", "numbers", wrapper=_NumbersAgain),
+    _StorePlant("created-twice", "idempotent create", wrapper=_CreatedTwice),
+    _StorePlant("open-door", "ownership", wrapper=_OpenDoor),
+    _StorePlant("nobody-dies", "owner lost", wrapper=_NobodyDies, outside=True),
+    _StorePlant("early-death", "retention", wrapper=_EarlyDeath),
+    _StorePlant("never-forgets", "retention", wrapper=_NeverForgets),
+    _StorePlant("deaf-stop", "stop", "liveness", wrapper=_DeafStop, outside=True),
+    _StorePlant("refused-owner", "fence", wrapper=_RefusedOwner),
     _ClassPlant("trusted-hints", "viewers", replica_module, "Tail", _TrustingTail),
     _ClassPlant("boasting-snapshot", "snapshot", replica_module, "Tail", _BoastingTail),
     _ClassPlant("hoarding-tail", "bounds", replica_module, "Tail", _HoardingTail),

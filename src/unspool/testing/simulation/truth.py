@@ -120,6 +120,10 @@ class Truth:
             self._fail("append", f"{key} was never created, and the store answers for it")
         return found
 
+    def last(self, stream_id: str) -> LogTruth:
+        """The stream's last generation. Raises KeyError where there never was one."""
+        return self.logs[GenerationKey(stream_id, self.used.get(stream_id, 0))]
+
     # creating
 
     def created(self, new: NewJob, created: Created) -> None:

@@ -25,6 +25,8 @@ _SLACK: Final = 1.5
 """Seconds for calls under way, on top of a bound."""
 _LINGER: Final = 5.0
 """Seconds that a tail without viewers is kept."""
+_LONGEST: Final = 600
+"""Pieces of the longest answer that a run may still be giving when all trouble ends."""
 _BATCH: Final = 16
 """Steps between two looks at one replica's bounds."""
 
@@ -210,6 +212,7 @@ class Watch:
         if world.truth.active or self._stops or reading or coming:
             options = world.profile.options
             allowed = 2 * options.lease + 2 * options.abort_grace + options.drain + 30.0
+            allowed += _LONGEST * world.profile.chunk
             if now > self._ending_since + allowed:
                 left = [*world.truth.active.values(), *reading, *coming]
                 world.fail("liveness", f"{allowed:.0f} s after all trouble there is still {left}")
