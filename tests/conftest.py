@@ -1,4 +1,4 @@
-"""A real server on a free port, for every test that wants one."""
+"""A real server on a free port, for every test that wants one; and how long Hypothesis looks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import httpx2
 import pytest
+from hypothesis import settings
 from starlette.applications import Starlette
 
 from unspool.http.server import bind, server_for, url_of
+
+# `unspool-ci` is what every run of the suite does, the same each time; `deep` (--hypothesis-profile=deep, make fuzz)
+# looks elsewhere each time, and for minutes.
+settings.register_profile("unspool-ci", deadline=None, derandomize=True, stateful_step_count=60, print_blob=True)
+settings.register_profile("deep", deadline=None, max_examples=1_000, stateful_step_count=80, print_blob=True)
+settings.load_profile("unspool-ci")
 
 Serving = Callable[[Starlette], AbstractAsyncContextManager[httpx2.AsyncClient]]
 

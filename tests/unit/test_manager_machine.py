@@ -1,144 +1,115 @@
-"""A state machine over the manager: everything a caller can do, in any order, against a model that is a list."""
+"""A state machine over two managers: everything a caller can do, in any order, against an oracle that is lists."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import precondition, rule
 
-from unspool.backends.memory import MemoryStore, MemoryTransport
-from unspool.content import Fold, fold
-from unspool.errors import GenerationStopped
-from unspool.events import Record
-from unspool.jobs import ACTIVE, Status
-from unspool.manager import GenerationManager
-from unspool.options import Options
-from unspool.outcomes import AlreadySettled, Stopped
-from unspool.testing.contract.kit import Puppet, settled
-from unspool.testing.hostile import HostileTransport
-from unspool.viewer import Viewer
+from tests.fuzz.inputs import deltas, vocabulary
+from tests.unit.machine_oracle import Stream, Turn
+from tests.unit.machine_world import COMPLETED_RETENTION, OWNERS, RETENTION, STREAMS, Follower, World
+from unspool.errors import (
+    CapacityExceeded,
+    GenerationConflict,
+    GenerationStopped,
+    Gone,
+    InvalidPosition,
+    NotFound,
+    RunFailed,
+    ViewerReleased,
+)
+from unspool.events import Event
+from unspool.jobs import GenerationKey, Job, Owner, Status
+from unspool.outcomes import AlreadySettled, Stopped, Unknown
+from unspool.testing.contract.kit import Puppet
 
-
-class Follower:
-    """A client: what it was given so far, and its viewer while it is connected."""
-
-    def __init__(self, generation: int) -> None:
-        self.generation = generation
-        self.viewer: Viewer | None = None
-        self.position = 0
-        self.fold = Fold()
-        self.offsets: list[int] = []
-        self.ended = False
-
-    def take(self, records: Any) -> None:
-        for record in records or ():
-            self.fold.apply(record)
-            if record.type == "sync":
-                self.offsets = list(range(1, record.offset + 1))
-            else:
-                self.offsets.append(record.offset)
-            self.position = record.offset
-            self.ended = record.terminal
+streams = st.sampled_from(STREAMS)
+owners = st.sampled_from(OWNERS)
+replicas = st.sampled_from([0, 1])
+places = st.integers(0, 99)
 
 
-class Machine(RuleBasedStateMachine):
-    """One stream, two replicas, hints that cannot be relied on, small windows and a log that is trimmed."""
+class Machine(World):
+    """Three streams, four owners, and whatever they do."""
 
-    followers = Bundle("followers")
+    # creating
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.run: Puppet | None = None
-        self.generation = 0
-        self.status: dict[int, Status] = {}
-        self.written: dict[int, str] = {}
-        self.count = 0
-        self.made: list[Follower] = []
-        self.do(self._begin())
+    @rule(
+        name=streams, owner=owners, replica=replicas, request_id=st.sampled_from([None, None, "r1", "r2"]),
+        expect=st.sampled_from([None, None, None, "right", 0, 7]), title=st.sampled_from([None, "T"]),
+    )  # fmt: skip
+    def create(
+        self, name: str, owner: Owner, replica: int, request_id: str | None, expect: Any, title: str | None
+    ) -> None:
+        """A first generation or the next turn, the same request again, a stale expectation, somebody else's stream."""
+        self.do(self._create(name, owner, replica, request_id, expect, title))
 
-    def do(self, work: Any) -> Any:
-        async def timed() -> Any:
-            async with asyncio.timeout(10):
-                return await work
+    async def _create(
+        self, name: str, owner: Owner, replica: int, request_id: str | None, expect: Any, title: str | None
+    ) -> None:
+        stream = self.known.get(name)
+        used = stream.used if stream is not None else 0
+        expect = used if expect == "right" else expect
+        puppet = Puppet()
 
-        return self.loop.run_until_complete(timed())
+        def start() -> Coroutine[Any, Any, Job]:
+            return self.managers[replica].start(
+                name, puppet, **owner._asdict(), request_id=request_id, expect_generation=expect,
+                metadata={"title": title} if title else None,
+            )  # fmt: skip
 
-    async def _begin(self) -> None:
-        self.store = MemoryStore()
-        transport = MemoryTransport()
-        options = Options(
-            window=6,
-            log_records=24,
-            checkpoint_every=8,
-            poll=0.005,
-            sweep=0.005,
-            drain=0.0,
-            abort_grace=0.1,
-            lease=1.5,
-        )
-        self.managers = [
-            GenerationManager(self.store, HostileTransport(transport, seed=seed, delay=0.001), options=options)
-            for seed in (1, 2)
-        ]
-        for manager in self.managers:
-            await manager.start_up()
+        if stream is not None and stream.owner != owner:
+            with pytest.raises(NotFound):
+                await start()
+            return
+        if stream is not None and request_id in stream.requests:
+            job = await start()
+            assert (job.attached, job.generation) == (True, stream.requests[request_id])
+            return
+        if expect is not None and expect != used:
+            with pytest.raises(GenerationConflict):
+                await start()
+            return
+        old = stream.last if stream is not None and stream.last is not None and stream.last.active else None
+        while len(self.turns) >= self.max_jobs and self.order:
+            self.forget(self.order[0])
+        if len(self.turns) >= self.max_jobs and old is None:
+            with pytest.raises(CapacityExceeded):
+                await start()
+            return
+        job = await start()
+        assert (job.generation, job.attached, job.status) == (used + 1, False, Status.RUNNING)
+        if stream is None:
+            stream = self.known[name] = Stream(owner)
+        stream.used = job.generation
+        turn = stream.turns[job.generation] = Turn(name, job.generation, replica)
+        turn.metadata = {"title": title} if title else {}
+        self.puppets[turn] = puppet
+        if request_id is not None:
+            stream.requests[request_id] = job.generation
+        if old is not None:
+            self.settle(old, Status.REPLACED)
+        await puppet.generation()
 
-    def teardown(self) -> None:
-        async def end() -> None:
-            for follower in self.made:
-                if follower.viewer is not None:
-                    follower.viewer.close()
-            for manager in self.managers:
-                await manager.stop(drain=0)
-            await asyncio.sleep(0)
-
-        self.do(end())
-        assert not asyncio.all_tasks(self.loop)
-        self.loop.close()
-
-    @property
-    def running(self) -> bool:
-        return self.status.get(self.generation) in ACTIVE
-
-    @rule(replica=st.sampled_from([0, 1]))
-    def create(self, replica: int) -> None:
-        """A first generation, or the next turn: the running one is replaced."""
-
-        async def work() -> None:
-            old, self.run = self.run, Puppet()
-            job = await self.managers[replica].start("s", self.run)
-            assert job.generation == self.generation + 1
-            await self.run.generation()
-            if old is not None and self.running:
-                self.status[self.generation] = Status.REPLACED
-                old_job = await self.managers[0].job("s", generation=self.generation)
-                assert old_job.status is Status.REPLACED
-            self.generation = job.generation
-            self.status[job.generation] = Status.RUNNING
-            self.written[job.generation] = ""
-
-        self.do(work())
+    # emitting
 
     @precondition(lambda self: self.running)
-    @rule(words=st.integers(1, 15), apart=st.booleans())
-    def emit(self, words: int, apart: bool) -> None:
-        """Text that says its own place, one record each or merging."""
+    @rule(place=places, events=st.lists(deltas | vocabulary, min_size=1, max_size=12), apart=st.booleans())
+    def emit(self, place: int, events: list[Event], apart: bool) -> None:
+        """Events of every type; deltas that are emitted without a pause may merge."""
+        turn = self.running[place % len(self.running)]
 
         async def work() -> None:
-            assert self.run is not None
-            generation = await self.run.generation()
-            for _ in range(words):
-                self.count += 1
-                word = f"{self.count} "
-                try:
-                    await generation.text(word)
-                except GenerationStopped:
-                    return  # replaced on the other replica, and heard of it just now
-                self.written[self.generation] += word
+            generation = await self.puppets[turn].generation()
+            for event in events:
+                await generation.emit_event(event)
+                turn.emit(event)
                 if apart:
                     await asyncio.sleep(0)
             await generation._writer.flush()
@@ -146,131 +117,271 @@ class Machine(RuleBasedStateMachine):
         self.do(work())
 
     @precondition(lambda self: self.running)
-    @rule()
-    def emit_internal(self) -> None:
-        """Something that no follower may see."""
+    @rule(place=places, replica=replicas, title=st.sampled_from(["X", None]))
+    def update(self, place: int, replica: int, title: str | None) -> None:
+        """Metadata, set and cleared from either side."""
+        turn = self.running[place % len(self.running)]
 
         async def work() -> None:
-            assert self.run is not None
-            await self.run.emit("text.delta", internal=True, text="SECRET", part_id="hidden")
+            if turn.number == self.known[turn.stream].used:
+                await self.managers[replica].update(turn.stream, **self.owner(turn), title=title, prompt_tokens=7)
+                turn.metadata |= {"title": title, "prompt_tokens": 7}
+            await (await self.puppets[turn].generation()).update(icon_url=title)
+            turn.metadata["icon_url"] = title
 
         self.do(work())
+
+    @precondition(lambda self: self.puppets)
+    @rule(place=places, event=deltas)
+    def emit_late(self, place: int, event: Event) -> None:
+        """A run that was stopped, replaced or has ended writes on: nothing of it arrives anywhere."""
+        over = [turn for turn in self.puppets if not turn.active]
+        if not over:
+            return
+
+        async def work() -> None:
+            generation = await self.puppets[over[place % len(over)]].generation()
+            try:
+                await generation.emit_event(event)
+                await generation._writer.flush()
+            except GenerationStopped:
+                return
+            raise AssertionError("a generation that has ended took an event")
+
+        self.do(work())
+
+    # ending
 
     @precondition(lambda self: self.running)
-    @rule(fail=st.booleans())
-    def finish(self, fail: bool) -> None:
-        """The run comes to its end."""
+    @rule(place=places, how=st.sampled_from(["return", "fail", "refuse", "cancel"]))
+    def finish(self, place: int, how: str) -> None:
+        """The run comes to its end, one way or another."""
+        turn = self.running[place % len(self.running)]
 
         async def work() -> None:
-            assert self.run is not None
-            if fail:
-                self.run.fail(ValueError("no"))
-            else:
-                self.run.finish()
-            job = await settled(self.managers[0], user=None)
-            assert job.status is (Status.ERROR if fail else Status.COMPLETE)
-            self.status[self.generation] = job.status
+            puppet = self.puppets[turn]
+            match how:
+                case "return":
+                    puppet.finish()
+                case "fail":
+                    puppet.fail(ValueError("no"))
+                case "refuse":
+                    puppet.fail(RunFailed("no", code="run_failed"))
+                case _:
+                    puppet._end.cancel()
+            status = {"return": Status.COMPLETE, "cancel": Status.ABORTED}.get(how, Status.ERROR)
+            await self._until_settled(turn, status)
 
         self.do(work())
 
-    @precondition(lambda self: self.generation > 0)
-    @rule(replica=st.sampled_from([0, 1]))
-    def abort(self, replica: int) -> None:
-        """Stop, from either replica, whatever the status."""
+    async def _until_settled(self, turn: Turn, status: Status) -> None:
+        run = self.managers[turn.replica].replica.runs.get(GenerationKey(turn.stream, turn.number))
+        if run is not None:
+            await run.done.wait()
+        job = await self.store.get(turn.stream, turn.number)
+        assert job.status is status
+        self.settle(turn, status)
+
+    @precondition(lambda self: self.known)
+    @rule(name=streams, owner=owners, replica=replicas, older=st.integers(-1, 1), reason=st.sampled_from([None, "r"]))
+    def abort(self, name: str, owner: Owner, replica: int, older: int, reason: str | None) -> None:
+        """Stop from either replica: the last, an older or a future generation, one's own or somebody else's."""
+        stream = self.known.get(name)
+        generation = None if older == 0 or stream is None else max(stream.used + older, 1)
+        turn = stream and stream.turns.get(generation or stream.used)
 
         async def work() -> None:
-            outcome = await self.managers[replica].abort("s")
-            if self.running:
-                assert isinstance(outcome, Stopped)
-                assert outcome.text == self.written[self.generation]
-                self.status[self.generation] = Status.ABORTED
-            else:
-                assert isinstance(outcome, AlreadySettled)
-                assert outcome.status is self.status[self.generation]
+            outcome = await self.managers[replica].abort(name, generation=generation, **owner._asdict(), reason=reason)
+            if turn is None or stream is None or stream.owner != owner:
+                assert isinstance(outcome, Unknown)
+                return
+            assert isinstance(outcome, Stopped if turn.active else AlreadySettled)
+            assert outcome.job is not None
+            if turn.active:
+                self.settle(turn, Status.ABORTED)
+                await asyncio.wait_for(self.puppets[turn].signalled.wait(), 5)
+            assert outcome.job.status is turn.status
+            await self._observe(turn)
+            assert (outcome.text, outcome.content) == (turn.content.text, turn.content.parts)
+            assert outcome.usage == turn.content.usage
+            assert outcome.final == turn.records[-1]
 
         self.do(work())
 
-    @precondition(lambda self: self.generation > 0)
-    @rule(target=followers, replica=st.sampled_from([0, 1]), snapshot=st.booleans())
-    def follow(self, replica: int, snapshot: bool) -> Follower:
-        """A client connects for the first time."""
-        follower = Follower(self.generation)
-        self.made.append(follower)
+    @rule(replica=replicas)
+    def restart(self, replica: int) -> None:
+        """A replica is shut down: its runs are interrupted, its viewers released; another one takes its place."""
+
+        async def work() -> None:
+            mine = [turn for turn in self.running if turn.replica == replica]
+            await self.managers[replica].stop(drain=0)
+            sealed = list(self.store._settled)  # those of one replica may be sealed in any order
+            for turn in sorted(mine, key=lambda turn: sealed.index(GenerationKey(turn.stream, turn.number))):
+                self.settle(turn, Status.ERROR)
+            self.managers[replica] = await self._manager()
+
+        self.do(work())
+
+    # keeping
+
+    @rule(seconds=st.sampled_from([0.05, 1.0, 19.0, 45.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes, and then what is past its retention is swept away: that, and nothing else."""
+
+        async def work() -> None:
+            await asyncio.sleep(seconds)
+            for manager in self.managers:
+                assert manager._supervisor is not None
+                await manager._supervisor.sweep()
+                await manager._supervisor.retain()
+
+        self.do(work())
+        for turn in list(self.order):
+            kept = COMPLETED_RETENTION if turn.status is Status.COMPLETE else RETENTION
+            if self.now() - turn.settled_at >= kept:
+                self.forget(turn)
+
+    @precondition(lambda self: self.order)
+    @rule(place=places, owner=owners, replica=replicas)
+    def delete(self, place: int, owner: Owner, replica: int) -> None:
+        """An ended generation is deleted early, by its owner; a running one never."""
+        turns = self.turns
+        turn = turns[place % len(turns)]
+        mine = self.known[turn.stream].owner == owner
+        deleted = self.do(self.managers[replica].delete(turn.stream, **owner._asdict(), generation=turn.number))
+        assert deleted is (mine and not turn.active)
+        if deleted:
+            self.forget(turn)
+
+    # following
+
+    @precondition(lambda self: self.known)
+    @rule(
+        place=places, owner=st.sampled_from([None, None, *OWNERS]), replica=replicas, wire=st.booleans(),
+        snapshot=st.booleans(),
+    )  # fmt: skip
+    def follow(self, place: int, owner: Owner | None, replica: int, wire: bool, snapshot: bool) -> None:
+        """A client connects for the first time, to any generation; one who is not the owner finds nothing."""
+        turns = self.turns
+        if not turns:
+            return
+        turn = turns[place % len(turns)]
+        mine = self.known[turn.stream].owner
+        if owner is not None and owner != mine:
+            with pytest.raises(NotFound):
+                self.do(self.managers[replica].view(turn.stream, **owner._asdict(), generation=turn.number))
+            return
+        follower = Follower(turn, wire)
+        self.followers.append(follower)
         self._attach(follower, replica, snapshot)
-        return follower
 
     def _attach(self, follower: Follower, replica: int, snapshot: bool) -> None:
-        manager = self.managers[replica]
-        after = 0 if snapshot else follower.position
-        follower.viewer = self.do(manager.view("s", generation=follower.generation, after=after, snapshot=snapshot))
-
-    @rule(follower=followers, replica=st.sampled_from([0, 1]), snapshot=st.booleans())
-    def reconnect(self, follower: Follower, replica: int, snapshot: bool) -> None:
-        """It drops, and resumes anywhere, by position or with a snapshot."""
-        if follower.ended:
+        turn = follower.turn
+        view = self.managers[replica].view(
+            turn.stream, **self.owner(turn), generation=turn.number, after=follower.position, snapshot=snapshot
+        )
+        if turn.number not in self.known[turn.stream].turns:
+            with pytest.raises(Gone):
+                self.do(view)
+            self.followers.remove(follower)
             return
-        assert follower.viewer is not None
-        self.do(self._drop(follower.viewer))
+        viewer = follower.viewer = self.do(view)
+        follower.replica = replica
+        follower.ended = False
+        if not snapshot and follower.position < len(turn.records):
+            assert viewer.end is None
+
+    @precondition(lambda self: self.followers)
+    @rule(place=places, replica=replicas, snapshot=st.booleans())
+    def reconnect(self, place: int, replica: int, snapshot: bool) -> None:
+        """It drops, and resumes anywhere, by its position or with a snapshot."""
+        follower = self.followers[place % len(self.followers)]
+        self.do(follower.drop())
         self._attach(follower, replica, snapshot)
 
-    async def _drop(self, viewer: Viewer) -> None:
-        viewer.close()
-        assert await viewer.records() is None
+    @precondition(lambda self: self.followers)
+    @rule(place=places)
+    def drop(self, place: int) -> None:
+        """It leaves for good."""
+        self.do(self.followers.pop(place % len(self.followers)).drop())
 
-    @rule(follower=followers)
-    def read(self, follower: Follower) -> None:
-        """It takes what is there, if something is."""
+    @precondition(lambda self: self.followers)
+    @rule(place=places)
+    def read(self, place: int) -> None:
+        """It takes what is there, if something is; a pause is cancelled without a loss."""
+        follower = self.followers[place % len(self.followers)]
+        self.do(self._read(follower, 0.01))
+
+    async def _read(self, follower: Follower, seconds: float) -> bool:
+        """Whether something came."""
+        if follower.viewer is None:
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                records = await follower.read()
+        except TimeoutError:
+            return False
+        except (NotFound, Gone):
+            assert follower.turn.number not in self.known[follower.turn.stream].turns
+            follower.viewer = None
+            return False
+        except ViewerReleased:
+            follower.viewer = None
+            return False
+        if records is None:
+            follower.viewer = None
+            assert follower.position == len(follower.turn.records)
+            return False
+        follower.take(records)
+        return True
+
+    @precondition(lambda self: self.followers)
+    @rule(place=places)
+    def catch_up(self, place: int) -> None:
+        """A follower that stays gets everything that was written, up to the terminal record."""
+        follower = self.followers[place % len(self.followers)]
 
         async def work() -> None:
-            assert follower.viewer is not None
-            try:
-                async with asyncio.timeout(0.003):
-                    follower.take(await follower.viewer.records())
-            except TimeoutError:
-                pass
+            while await self._read(follower, 5.0):
+                if follower.turn.active and not follower.turn.shown(follower.position, len(follower.turn.records)):
+                    break
+            if follower.viewer is None:
+                return
+            assert not follower.turn.shown(follower.position, len(follower.turn.records))
+            assert follower.ended is not follower.turn.active
 
         self.do(work())
 
-    @rule(follower=consumes(followers))
-    def catch_up(self, follower: Follower) -> None:
-        """In the end every follower has everything that was written, once, and nothing else."""
+    @precondition(lambda self: self.known)
+    @rule(place=places, replica=replicas, beyond=st.integers(1, 3), owner=owners)
+    def ask_for_what_is_not(self, place: int, replica: int, beyond: int, owner: Owner) -> None:
+        """Positions beyond the end, generations that are to come or gone, streams of others: each is said aloud."""
+        name, stream = list(self.known.items())[place % len(self.known)]
+        manager = self.managers[replica]
+        mine = stream.owner._asdict()
 
         async def work() -> None:
-            assert follower.viewer is not None
-            last = (await self.managers[0].job("s", generation=follower.generation)).last_offset
-            log = (await self.store.read((await self.store.get("s", follower.generation)).key, 0, 1000)).records
-            shown = max((record.offset for record in log if not record.internal), default=0)
-            while follower.position < min(last, shown) and not follower.ended:
-                follower.take(await follower.viewer.records())
-            follower.viewer.close()
-            assert follower.fold.snapshot().text == self.written[follower.generation]
-            assert follower.offsets == sorted(set(follower.offsets))
-            assert follower.ended is (self.status[follower.generation] not in ACTIVE)
+            for number in range(1, stream.used + 2):
+                if number in stream.turns:
+                    after = len(stream.turns[number].records) + beyond
+                    with pytest.raises(InvalidPosition):
+                        await manager.view(name, **mine, generation=number, after=after)
+                else:
+                    with pytest.raises(Gone if number <= stream.used else NotFound):
+                        await manager.job(name, **mine, generation=number)
+                    assert await manager.resume_state(name, **mine, generation=number) is None
+            if owner != stream.owner:
+                theirs = owner._asdict()
+                for verb in (manager.job, manager.snapshot, manager.was_synced, manager.update):
+                    with pytest.raises(NotFound):
+                        await verb(name, **theirs)
+                assert await manager.resume_state(name, **theirs) is None
 
         self.do(work())
 
-    @invariant()
-    def the_log_is_whole(self) -> None:
-        """Dense offsets, one terminal at most and only at the end; status and counts agree with the model."""
 
-        async def work() -> None:
-            counts = await self.managers[1].counts()
-            for status in Status:
-                assert counts.by_status[status] == list(self.status.values()).count(status)
-            for generation, status in self.status.items():
-                job = await self.store.get("s", generation)
-                log: list[Record] = list((await self.store.read(job.key, 0, 1000)).records)
-                assert [record.offset for record in log] == list(range(job.first_offset, job.last_offset + 1))
-                assert [record.terminal for record in log[:-1]] == [False] * (len(log) - 1 if log else 0)
-                assert job.status is status
-                assert (job.terminal is not None) is (status not in ACTIVE)
-                if job.first_offset == 1:
-                    assert fold(log).text == self.written[generation]
-                assert (await self.managers[1].snapshot("s", generation=generation)).text == self.written[generation]
+@pytest.mark.timeout(3600)  # of the deep profile
+class TestMachine(Machine.TestCase):
+    """The machine, as pytest runs it."""
 
-        if self.generation:
-            self.do(work())
-
-
-Machine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
-TestMachine = Machine.TestCase
+    settings = settings(max_examples=2 * settings().max_examples)

@@ -1,0 +1,68 @@
+"""What this process holds: tasks, descriptors, viewers, objects. Two counts, with work between them, must be equal."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections import Counter
+from typing import Any
+
+from unspool import GenerationManager
+from unspool.backends.memory.store import MemoryStore
+
+OURS = ("runs", "tails", "viewers", "waiters", "hints asked for", "background work", "jobs", "request ids")
+"""What is nobody's but the manager's, and is 0 when nothing goes on."""
+
+
+def cycles(default: int) -> int:
+    """How many cycles a test does: a share of UNSPOOL_LEAK_CYCLES, where that is set."""
+    asked = os.environ.get("UNSPOOL_LEAK_CYCLES")
+    return max(default * int(asked) // 10_000, 1) if asked else default
+
+
+def held(manager: GenerationManager) -> dict[str, int]:
+    """Everything that a cycle may leave behind, by name; the bare objects are counted apart, in `objects`."""
+    loop: Any = asyncio.get_running_loop()
+    replica, store = manager.replica, manager.store
+    assert isinstance(store, MemoryStore)
+    tails = list(replica.tails.values())
+    return {
+        "tasks": len(asyncio.all_tasks()),
+        "timers": sum(not timer.cancelled() for timer in loop._scheduled),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "runs": len(replica.runs),
+        "tails": len(tails),
+        "viewers": len(replica.viewers),
+        "waiters": sum(len(tail._waiters) for tail in tails),
+        "hints asked for": len(replica.channel._watched),  # pyright: ignore[reportAttributeAccessIssue]
+        "background work": len(replica._background),
+        "jobs": sum((len(store._active), len(store._settled), len(store._unpacked), len(store._by_owner))),
+        "request ids": sum(len(stream.requests) for stream in store._streams.values()),
+    }
+
+
+def objects() -> Counter[str]:
+    """How many objects of each type the collector knows."""
+    gc.collect()
+    return Counter(f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects())
+
+
+async def at_rest(manager: GenerationManager, expected: dict[str, int] | None = None) -> dict[str, int]:
+    """What is held once everything that is on its way has arrived, or has not within 10 seconds.
+
+    `expected`: what it should come to; else, that nothing of the manager's is left. Retention must be a second or two.
+    """
+    supervisor, loop = manager._supervisor, asyncio.get_running_loop()
+    assert supervisor is not None
+    until = loop.time() + 10
+    while True:
+        gc.collect()  # a generator that nobody holds any more is closed by a task, a moment later
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+        await supervisor.sweep()
+        await supervisor.retain()
+        found = held(manager)
+        good = found == expected if expected is not None else not any(found[name] for name in OURS)
+        if good or loop.time() > until:
+            return found
