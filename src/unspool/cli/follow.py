@@ -176,7 +176,7 @@ async def _messages(response: httpx2.Response, decoder: Decoder) -> AsyncGenerat
 
 def _position(message: Message) -> tuple[int, int]:
     generation, dash, offset = (message.id or "").partition("-")
-    if not (dash and generation.isdecimal() and offset.isdecimal()):
+    if not (dash and all(part.isascii() and part.isdigit() and len(part) < 16 for part in (generation, offset))):
         raise CommandError(f"the server sent an event without a position ({message.id!r}): is this an unspool server?")
     return int(generation), int(offset)
 
@@ -184,7 +184,7 @@ def _position(message: Message) -> tuple[int, int]:
 def _object(text: str) -> dict[str, Any]:
     try:
         found: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise CommandError("the server sent an event whose data is not a JSON object: is this an unspool server?")

@@ -16,7 +16,7 @@ USAGE: Final = 2
 INCOMPLETE: Final = 3
 INTERRUPTED: Final = 130
 
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class CommandError(Exception):
@@ -49,7 +49,8 @@ def print_json(value: object) -> None:
 
 
 def visible(text: str) -> str:
-    """`text` with its control characters shown instead of obeyed; line ends and tabs stay.
+    """`text` with its control characters, and what no terminal can be sent, shown instead of obeyed; line
+    ends and tabs stay.
 
     What a model writes, or a server answers, must not be able to move the cursor or to rename the window.
     """

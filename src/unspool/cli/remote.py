@@ -146,7 +146,7 @@ def talk(url: str, token: str | None, conversation: Callable[[Remote], Awaitable
 async def _object_of(response: httpx2.Response) -> dict[str, Any]:
     try:
         found: object = json.loads(await response.aread())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise Refused(f"{response.url} does not answer with a JSON object: is this an unspool server?", 200)
@@ -158,14 +158,14 @@ def _refusal(response: httpx2.Response) -> CommandError:
     status = response.status_code
     try:
         problem: object = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = None
     if isinstance(problem, dict):
         known: dict[str, Any] = problem  # pyright: ignore[reportUnknownVariableType]
         message = str(known.get("detail") or known.get("title") or f"the server answered {status}")
     else:
         message = f"{response.url} answered {status} {response.reason_phrase}: is this an unspool server?"
-    message = visible(message)[:_SHOWN]
+    message = visible(" ".join(message.split()))[:_SHOWN]
     if status in (401, 403):
         message += " Give a token with --token or UNSPOOL_TOKEN."
     if status == 429 or status >= 500:

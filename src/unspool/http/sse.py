@@ -100,7 +100,7 @@ class Decoder:
                 self._event = value
             case "id" if "\0" not in value:
                 self._id = value
-            case "retry" if value.isascii() and value.isdigit():
+            case "retry" if value.isascii() and value.isdigit() and len(value) < 16:
                 self.retry = self._block_retry = int(value)
             case _:
                 pass

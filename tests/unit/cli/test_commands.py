@@ -122,6 +122,12 @@ async def answering(reply: bytes) -> AsyncGenerator[str]:
             b'HTTP/1.1 401 No\r\ncontent-length: 22\r\nconnection: close\r\n\r\n{"detail":"\\u001b[2Jno"}',
             "Give a token with --token",
         ),
+        (
+            b'HTTP/1.1 404 No\r\ncontent-length: 29\r\nconnection: close\r\n\r\n{"detail":"two\\nlines\\ud800"}',
+            "two lines",
+        ),
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + b"[" * 20_000, "is this an unspool server?"),
+        (b"HTTP/1.1 500 No\r\nconnection: close\r\n\r\n" + b"[" * 20_000, "is this an unspool server?"),
     ],
 )
 async def test_a_strange_answer_is_one_line(run: Command, reply: bytes, part: str) -> None:

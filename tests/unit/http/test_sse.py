@@ -30,6 +30,7 @@ CASES = {
     "an empty id resets": (b"id: 1\ndata: a\n\nid:\ndata: b\n\n", [WITH_ID, Message("message", "b", None)]),
     "retry in a block": (b"retry: 1500\ndata: a\n\n", [Message("message", "a", None, 1500)]),
     "retry must be digits": (b"retry: 1s\ndata: a\n\n", [Message("message", "a", None)]),
+    "retry must be a time": (b"retry: " + b"9" * 5000 + b"\ndata: a\n\n", [Message("message", "a", None)]),
     "text beyond ASCII": ("data: ü€😀\n\n".encode(), [Message("message", "ü€😀", None)]),
     "what the end cuts off is thrown away": (b"data: a\n\ndata: b\n", [Message("message", "a", None)]),
 }  # fmt: skip
