@@ -191,11 +191,9 @@ class _DoubleUsage(LogWriter):
 class _StorePlant(Plant):
     """Stands between the witness and the store; or before both, where the fault is the replica's."""
 
-    def __init__(
-        self, name: str, breaks: str | tuple[str, ...], wrapper: Callable[[JobStore], Any], *, outside: bool = False
-    ) -> None:
+    def __init__(self, name: str, *breaks: str, wrapper: Callable[[JobStore], Any], outside: bool = False) -> None:
         self.name = name
-        self.breaks = (breaks,) if isinstance(breaks, str) else breaks
+        self.breaks = breaks
         self._wrapper = wrapper
         self._outside = outside
 
