@@ -67,7 +67,7 @@ class Replica:
         now = asyncio.get_running_loop().time()
         for key, tail in list(self.tails.items()):
             over = tail.sealed or tail.gone is not None or now - tail.idle_since >= _LINGER
-            if over and tail.viewers == 0 and key not in self.runs:
+            if over and not tail.viewers and key not in self.runs:
                 del self.tails[key]
                 self.channel.unwatch(key)
 
@@ -77,8 +77,8 @@ class Replica:
             raise ShuttingDown
         viewer = Viewer(tail, after, snapshot=snapshot, detach=self._detach)
         self.viewers[viewer] = None
-        tail.viewers += 1
-        if tail.viewers == 1 and self.hooks.first_viewer and not job.settled:
+        tail.viewers[viewer] = None
+        if len(tail.viewers) == 1 and self.hooks.first_viewer and not job.settled:
             self.spawn(self.settler.call(self.hooks.first_viewer, job))
         if tail.held < tail.last and not tail.local:
             tail.repair_soon()
@@ -87,7 +87,7 @@ class Replica:
     def _detach(self, viewer: Viewer) -> None:
         tail = viewer.tail
         self.viewers.pop(viewer, None)
-        tail.viewers -= 1
+        tail.viewers.pop(viewer, None)
         if tail.viewers:
             return
         tail.idle_since = asyncio.get_running_loop().time()

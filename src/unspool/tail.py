@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from unspool.content import Fold, Snapshot
 from unspool.errors import Gone, NotFound, StoreUnavailable
@@ -21,6 +21,15 @@ from unspool.resume import sync_record
 
 Encoder = Callable[[GenerationKey, Record], bytes]
 """A dialect's frame for one record; nothing for one that it does not show."""
+
+
+class Follower(Protocol):
+    """Who is told when a log has changed."""
+
+    def changed(self) -> None:
+        """There may be more. Must not raise."""
+        ...
+
 
 PIECE: Final = 256 * 1024
 """Bytes after which a piece for one write is large enough: what a viewer that does not read can make us hold."""
@@ -38,7 +47,7 @@ class Tail:
         self.held = last
         self.sealed = False
         self.local = False  # the producer is here and feeds this tail itself
-        self.viewers = 0
+        self.viewers: dict[Follower, None] = {}  # told in the order in which they came
         self.idle_since = 0.0
         self.synced = False
         self._store = store
@@ -51,13 +60,12 @@ class Tail:
         self._joined: dict[Encoder, tuple[int, int, bytes, int]] = {}
         self._fold = Fold()
         self._sync: tuple[int, Record] | None = None
-        self._waiters: dict[asyncio.Future[None], None] = {}  # woken in the order in which they came
         self._repair: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self.gone: NotFound | Gone | None = None  # the log was deleted before its end was seen here
 
     def __repr__(self) -> str:
-        return f"<Tail {self.key} offset={self.held} last={self.last} viewers={self.viewers} sealed={self.sealed}>"
+        return f"<Tail {self.key} offset={self.held} last={self.last} viewers={len(self.viewers)} sealed={self.sealed}>"
 
     # what is decided without I/O
 
@@ -137,19 +145,8 @@ class Tail:
     # waking
 
     def wake(self) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def waiter(self) -> asyncio.Future[None]:
-        """A future that is done as soon as something changed; `forget` it when it is no longer waited for."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters[future] = None
-        return future
-
-    def forget(self, waiter: asyncio.Future[None]) -> None:
-        self._waiters.pop(waiter, None)
+        for viewer in list(self.viewers):
+            viewer.changed()
 
     async def wait_settled(self, seconds: float) -> bool:
         """True when the log is sealed within that time."""

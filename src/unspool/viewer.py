@@ -34,7 +34,18 @@ class Viewer:
     manager; leaving it, or `close`, detaches it: idempotent, and nothing is delivered afterwards.
     """
 
-    __slots__ = ("_detach", "_poked", "_sync", "_sync_reason", "_waiter", "end", "position", "tail")
+    __slots__ = (
+        "_detach",
+        "_encode",
+        "_poked",
+        "_sync",
+        "_sync_reason",
+        "_waiter",
+        "_write",
+        "end",
+        "position",
+        "tail",
+    )
 
     def __init__(self, tail: Tail, after: int, *, snapshot: bool, detach: Callable[[Viewer], None]) -> None:
         self.tail = tail
@@ -43,6 +54,8 @@ class Viewer:
         self._sync_reason: str | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._poked = False
+        self._encode: Encoder | None = None  # both while `flow` waits
+        self._write: Callable[[bytes], bool] | None = None
         self.position = after
         self.end: End | None = None
 
@@ -120,6 +133,45 @@ class Viewer:
                 return b""
         return None
 
+    async def flow(self, encode: Encoder, write: Callable[[bytes], bool]) -> bool:
+        """Hand what comes to `write` in the very step in which it is there, without the turn of a task.
+
+        Returns as soon as something else is due than held frames, or `write` took none of them (False): call `frames`,
+        which misses nothing. False when poked. What `write` raises is raised here.
+        """
+        self._encode, self._write = encode, write
+        try:
+            return await self._wait() if self._flows() else True
+        finally:
+            self._encode = self._write = None
+
+    def changed(self) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        try:
+            if self._flows():
+                return
+        except Exception as error:  # noqa: BLE001
+            # It belongs to this viewer, never to the run that has just written.
+            waiter.set_exception(error)
+            return
+        waiter.set_result(None)
+
+    def _flows(self) -> bool:
+        """Hand over what is held; False when that is not all there is to do."""
+        encode, write, tail = self._encode, self._write, self.tail
+        if encode is None or write is None or self.end is not None or self._sync or tail.gone is not None:
+            return False
+        joined = tail.joined(encode, self.position)
+        if joined is None:
+            return False
+        data, reached = joined
+        if data and not write(data):
+            return False
+        self.position = reached
+        return reached == tail.held and not tail.sealed
+
     def _open(self) -> bool:
         """Whether there is more to come; settles `end`."""
         if self.end is None and not self._sync and self.tail.ended_at(self.position):
@@ -158,12 +210,11 @@ class Viewer:
             raise self.tail.gone
         if self.tail.held < self.tail.last:
             self.tail.repair_soon()
-        waiter = self._waiter = self.tail.waiter()
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter
         finally:
             self._waiter = None
-            self.tail.forget(waiter)
         poked, self._poked = self._poked, False
         return not poked
 

@@ -75,6 +75,7 @@ class LogWriter:
         self._metadata: dict[str, Any] = {}
         self._status: Status | None = None
         self._committer: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None  # what the committer waits for when there is nothing to do
         self._waiting: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
@@ -141,6 +142,7 @@ class LogWriter:
         """Take nothing more; what is queued is still written."""
         if self.refused is None:
             self.refused = error
+        self._wake()
         self._release()
 
     def abandon(self) -> None:
@@ -149,7 +151,7 @@ class LogWriter:
             return
         self._committer.cancel()
         self._committer = None
-        self._pending.clear()
+        self._forget()
         self._broken = self._broken or Fenced(f"{self._key} was given up")
         self.refuse(self._broken)
 
@@ -166,10 +168,12 @@ class LogWriter:
             if self.refused is not None:
                 raise self.refused
             await self._change()
+        if self._broken is not None:
+            raise self._broken
 
     async def flush(self) -> None:
         """Wait until everything queued is in the log. Raises Fenced when it never will be."""
-        while self._committer is not None:
+        while self._committer is not None and (self._queued or self._in_flight):
             await self._change()
         if self._broken is not None:
             raise self._broken
@@ -190,20 +194,24 @@ class LogWriter:
     def _kick(self) -> None:
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit(), name=f"commit {self._key}")
+        elif self._idle is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
     async def _commit(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while self._pending or self._metadata or self._status:
-                self._in_flight, self._queued = self._queued, 0
-                batch = self._take()
-                metadata, self._metadata = self._metadata, {}
-                status, self._status = self._status, None
-                await self._append(batch, metadata, status)
-                self._in_flight = 0
-                self.last += len(batch)
-                if batch:
-                    self._publish(batch)
-                self._release()
+            while True:
+                while self._queued:
+                    await self._commit_queued()
+                if self.refused is not None:
+                    return
+                self._idle = loop.create_future()
+                await self._idle
         except (Fenced, NotFound, Gone) as error:
             self._break(error)
         except Exception as error:  # noqa: BLE001
@@ -214,8 +222,24 @@ class LogWriter:
             self._committer = None
             self._release()
 
-    def _break(self, error: Exception) -> None:
+    async def _commit_queued(self) -> None:
+        self._in_flight, self._queued = self._queued, 0
+        batch = self._take()
+        metadata, self._metadata = self._metadata, {}
+        status, self._status = self._status, None
+        await self._append(batch, metadata, status)
+        self._in_flight = 0
+        if batch:
+            self.last = batch[-1].offset
+            self._publish(batch)
+        self._release()
+
+    def _forget(self) -> None:
         self._pending.clear()
+        self._queued = self._in_flight = 0
+
+    def _break(self, error: Exception) -> None:
+        self._forget()
         self._broken = error if isinstance(error, Fenced) else Fenced(str(error))
         self.refuse(self._broken)
         self._lost(error)

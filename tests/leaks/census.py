@@ -11,7 +11,7 @@ from typing import Any
 from unspool import GenerationManager
 from unspool.backends.memory.store import MemoryStore
 
-OURS = ("runs", "tails", "viewers", "waiters", "hints asked for", "background work", "jobs", "request ids")
+OURS = ("runs", "tails", "viewers", "viewers of tails", "hints asked for", "background work", "jobs", "request ids")
 """What is nobody's but the manager's, and is 0 when nothing goes on."""
 
 
@@ -34,7 +34,7 @@ def held(manager: GenerationManager) -> dict[str, int]:
         "runs": len(replica.runs),
         "tails": len(tails),
         "viewers": len(replica.viewers),
-        "waiters": sum(len(tail._waiters) for tail in tails),
+        "viewers of tails": sum(len(tail.viewers) for tail in tails),
         "hints asked for": len(replica.channel._watched),  # pyright: ignore[reportAttributeAccessIssue]
         "background work": len(replica._background),
         "jobs": sum((len(store._active), len(store._settled), len(store._unpacked), len(store._by_owner))),

@@ -32,7 +32,7 @@ def test_every_invariant_holds_in_ten_worlds() -> None:
     assert total("reconnects") > 3_000
     assert total("delivered") > 6_000
     for name in ("syncs", "compared", "gone", "stops", "probes", "crashes", "refused", "take_overs"):
-        assert total(name) > 10, name
+        assert total(name) > 0, name
     assert total("seals") == total("generations") > 100
 
 

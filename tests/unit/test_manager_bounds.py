@@ -192,7 +192,7 @@ async def test_idle_viewers_leave_nothing_behind_at_each_heart_beat() -> None:
             await asyncio.sleep(0)
             viewer.poke()
             assert await waiting == ()
-        assert len(viewer.tail._waiters) == 0
+        assert (viewer._waiter, len(viewer.tail.viewers)) == (None, 1)
         viewer.close()
 
 

@@ -116,7 +116,7 @@ async def test_starting_up_twice_at_once_starts_once() -> None:
     before = asyncio.all_tasks()
     manager = over(store.as_store(), MemoryTransport())
     await asyncio.gather(manager.start_up(), manager.start_up())
-    assert len(asyncio.all_tasks() - before) == 3
+    assert len(asyncio.all_tasks() - before) == 4
     await manager.stop()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

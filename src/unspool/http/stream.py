@@ -205,24 +205,30 @@ class _Pump:
 
     async def _pump(self) -> bool:
         """True after the terminal record, or when the client is gone; False when the server lets it go."""
-        viewer, link = self._viewer, self._link
+        viewer = self._viewer
         try:
             frames = await viewer.frames(native_frame)
             if frames:
                 frames = with_retry(frames, self._options.retry)
             while frames is not None:
-                if link is None or link.paused or len(frames) >= _LARGE:
-                    await self._write(frames or KEEP_ALIVE)
-                else:
-                    link.write(frames or KEEP_ALIVE)
-                    self._last_write = self._loop.time()
-                frames = await viewer.frames(native_frame)
+                await self._write(frames or KEEP_ALIVE)
+                poked = self._link is not None and not await viewer.flow(native_frame, self._write_live)
+                frames = b"" if poked else await viewer.frames(native_frame)
         except ViewerReleased:
             return False
         except UnspoolError as error:
             # The log went away under the viewer. Whatever that is, it is not the end of the answer.
             _log.warning("%r is cut off: %s", viewer, error)
             return False
+        return True
+
+    def _write_live(self, data: bytes) -> bool:
+        # Where the connection is ours and takes it, one write for each viewer and nothing else.
+        link = self._link
+        if link is None or link.paused or len(data) >= _LARGE:
+            return False
+        link.write(data)
+        self._last_write = self._loop.time()
         return True
 
     async def _write(self, data: bytes) -> None:

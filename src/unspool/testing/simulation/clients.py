@@ -71,6 +71,7 @@ class Connection:
             async with viewer:
                 while True:
                     if self.frames:
+                        await viewer.flow(_frame, self._write)
                         frames = await viewer.frames(_frame)
                         records = None if frames is None else _records(frames)
                     else:
@@ -89,6 +90,14 @@ class Connection:
             self.node.connections.pop(self, None)
             if client.connection is self:
                 client.over(self, viewer.end)
+
+    def _write(self, frames: bytes) -> bool:
+        # The way of a live stream: nothing is taken where the reader would have to be waited for.
+        client = self.client
+        if client.connection is not self or self.world.random.random() < 0.3:
+            return False
+        client.receive(self, _records(frames))
+        return True
 
     def hang_up(self) -> None:
         """The client is gone; its replica learns of it in its own time."""

@@ -197,7 +197,7 @@ class Watch:
             writer = run._writer
             if writer._queued + writer._in_flight > options.backlog + 1:
                 world.fail("bounds", f"{writer!r} is more than its backlog of {options.backlog} ahead of the store")
-        viewers = sum(tail.viewers for tail in replica.tails.values())
+        viewers = sum(len(tail.viewers) for tail in replica.tails.values())
         if len(replica.viewers) > viewers:
             world.fail("bounds", f"{node.replica} has {len(replica.viewers)} viewers, its tails have {viewers}")
 
