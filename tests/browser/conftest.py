@@ -7,12 +7,14 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+
+from unspool.testing.proxy import Proxy
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MISSING = (
@@ -55,53 +57,6 @@ class Server:
             # Reads what is left, so that the pipe is closed too.
             await self._process.communicate()
             self._process = None
-
-
-class Proxy:
-    """Passes bytes to and fro, and cuts all connections when it is told to. While `refusing` it takes no new ones."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.refusing = False
-        self.cuts = 0
-        self.url = ""
-
-    @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Proxy, None]:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield self
-        finally:
-            self.refusing = True
-            server.close()
-            self.cut()
-            await server.wait_closed()
-
-    def cut(self) -> None:
-        self.cuts += 1
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
-            writer.transport.abort()
-            return
-        upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, upstream}
-        await asyncio.gather(self._pass(reader, upstream), self._pass(upstream_reader, writer))
-        self._writers -= {writer, upstream}
-
-    @staticmethod
-    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass  # cut, by us or by the other side: the other direction ends with it
-        writer.close()
 
 
 class Tab:
@@ -200,7 +155,7 @@ async def server() -> AsyncGenerator[Server, None]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def proxy(server: Server) -> AsyncGenerator[Proxy, None]:
-    async with Proxy(server.port).open() as proxy:
+    async with Proxy(server.port) as proxy:
         yield proxy
 
 

@@ -159,7 +159,7 @@ async def test_cut_connections_lose_nothing(server, proxy, open_tab) -> None:
     await tab.ask("long answer")
     for line in (2, 8, 14, 20):
         await reaches(tab, line)
-        proxy.cut()
+        proxy.cut_all()
     await expect(tab.page.locator(".resumed")).to_have_text(RESUMED)
     await ends(tab)
     await assert_exact(tab)
@@ -170,7 +170,7 @@ async def test_unreachable_server_is_shown_and_tried_again(server, proxy, open_t
     await tab.ask("long answer")
     await reaches(tab, 2)
     proxy.refusing = True
-    proxy.cut()
+    proxy.cut_all()
     await expect(tab.page.locator("#connection")).to_have_text(re.compile(r"^reconnecting in \d+ s$"))
     proxy.refusing = False
     await ends(tab)
@@ -208,7 +208,7 @@ async def test_message_is_sent_once_however_often_it_is_tried(server, proxy, ope
     tab = await open_tab(proxy.url)
     await expect(tab.page.locator("#connection")).to_have_attribute("data-state", "ready")
     proxy.refusing = True
-    proxy.cut()
+    proxy.cut_all()
     await tab.ask("hello there")
     await expect(tab.page.locator("#connection")).to_have_attribute("data-state", "waiting")
     proxy.refusing = False

@@ -28,6 +28,10 @@ from unspool.http.stream import DEFAULTS, StreamOptions
 from unspool.manager import GenerationManager
 
 WEB: Final = Path(__file__).parent.parent / "web"
+CLIENT: Final = next(
+    (path for path in (WEB / "client", WEB.parents[2] / "clients/js/src") if path.is_dir()), WEB / "client"
+)
+"""The JavaScript client that the page is made with: a wheel carries it beside the page, a checkout in its own place."""
 
 _PAGE_HEADERS: Final = {
     "content-security-policy": (
@@ -90,6 +94,7 @@ def create_app(
     ]
     if page:
         routes.append(Route("/", _page))
+        routes.append(Mount("/static/client", _Static(directory=CLIENT)))
         routes.append(Mount("/static", _Static(directory=WEB)))
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)] if allowed_hosts else []
     app = Starlette(

@@ -1,13 +1,13 @@
 // Starts the page and connects it with the browser's events.
 
-import { Api } from './api.js';
 import { Chat } from './chat.js';
+import { Client } from './client/index.js';
 import { Page } from './page.js';
+import { Token } from './token.js';
 import { currentId, newConversationId } from './transcript.js';
 
-const HIDDEN_FOR = 60_000;
-
-const api = new Api();
+const token = new Token();
+const client = new Client(location.origin, { fetch: token.fetch });
 const page = new Page({
   onSend: (text) => chat.submit(text),
   onStop: () => chat.stop(),
@@ -16,11 +16,9 @@ const page = new Page({
     location.hash = newConversationId();
   },
 });
-let chat = new Chat(api, page, currentId());
+let chat = new Chat(client, page, currentId());
 
-api.askForToken = async (refused) => {
-  api.token = await page.askToken(refused);
-};
+token.ask = (refused) => page.askToken(refused);
 
 async function open() {
   page.setRunning(false);
@@ -31,9 +29,9 @@ async function open() {
 
 async function tellAbout() {
   try {
-    const about = await api.about();
+    const about = await (await fetch('/about', { cache: 'no-store' })).json();
     page.setAbout(about);
-    if (about.auth && !api.token) await api.login(false);
+    if (about.auth && !token.value) await token.renew();
   } catch {
     // The chat's own requests say what is wrong, and go on trying.
   }
@@ -44,7 +42,7 @@ addEventListener('hashchange', () => {
   if (id === chat.id) return;
   chat.close();
   page.showTurns([]);
-  chat = new Chat(api, page, id);
+  chat = new Chat(client, page, id);
   open();
 });
 
@@ -53,17 +51,12 @@ addEventListener('storage', (event) => {
 });
 
 addEventListener('online', () => chat.wake());
-addEventListener('offline', () => chat.doubt());
 addEventListener('pagehide', () => chat.keep());
 addEventListener('pageshow', (event) => {
   if (event.persisted) chat.wake();
 });
-
-let hiddenTimer = 0;
 document.addEventListener('visibilitychange', () => {
-  clearTimeout(hiddenTimer);
-  if (document.hidden) hiddenTimer = setTimeout(() => chat.rest(), HIDDEN_FOR);
-  else chat.wake();
+  if (!document.hidden) chat.wake();
 });
 
 tellAbout();

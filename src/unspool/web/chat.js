@@ -3,29 +3,30 @@
 // The truth about a running answer is the server's. `check` asks for it and `adopt` takes it over, whatever this page
 // believed; loading, coming back, another tab's turn, a lost position and an ended stream are all the same two steps.
 
-import { Fold } from './fold.js';
-import { backOff, Follower, TERMINAL } from './follower.js';
-import { isNew, newId, Transcript } from './transcript.js';
+import { Fold, newId, TERMINAL } from './client/index.js';
+import { isNew, Transcript } from './transcript.js';
 import { isRunning } from './turn.js';
 
-const START_ATTEMPTS = 6;
 const STOP_ATTEMPTS = 4;
+const RECHECK_AFTER = 1000;
+// A browser has six connections per server: a tab that nobody looks at need not hold one.
+const REST_AFTER = 60_000;
+const LOST = new Set([404, 409, 410]); // trimmed, of an older generation, beyond the end, or gone
 const STATUS_OF = { completed: 'complete', failed: 'error', aborted: 'aborted', replaced: 'replaced' };
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 export class Chat {
-  constructor(api, page, id) {
-    this.api = api;
+  constructor(client, page, id) {
+    this.client = client;
     this.page = page;
     this.id = id;
     this.transcript = new Transcript(id);
     this.generation = null; // the stream's last one, as far as this page knows
-    this.live = null; // {turn, fold, follower, generation, note, stopping}
+    this.live = null; // {turn, fold, generation, abort, failure, note, stopping, lost}
     this.closed = false;
     this.checking = null;
     this.frame = null;
-    this.sleepers = [];
   }
 
   /** Shows what is known and joins what is running. */
@@ -39,7 +40,8 @@ export class Chat {
 
   close() {
     this.closed = true;
-    this.live?.follower?.close();
+    // A question that is on its way still goes there.
+    if (this.live?.generation) this.live.abort.abort();
   }
 
   // what the server knows
@@ -51,23 +53,26 @@ export class Chat {
   }
 
   async ask(verb) {
-    if (!this.live) this.page.setConnection('connecting');
-    for (let failures = 1; !this.closed; failures += 1) {
-      try {
-        const state = await this.api.status(this.id);
-        if (!this.closed) this.adopt(state, verb);
-        return;
-      } catch (error) {
-        if (this.closed) return;
-        if (!error.passing) {
-          this.page.setConnection('ended');
-          this.page.setProblem(error.message);
-          return;
-        }
-        const delay = backOff(failures);
-        if (!this.live) this.page.setConnection(navigator.onLine ? 'waiting' : 'offline', Date.now() + delay);
-        await this.pause(delay);
-      }
+    try {
+      const state = await this.known();
+      if (!this.closed) this.adopt(state, verb);
+    } catch (error) {
+      if (this.closed) return;
+      this.page.setConnection('ended');
+      this.page.setProblem(error.message);
+    }
+  }
+
+  /** The stream's last generation, or null where there is none. */
+  async known() {
+    const onState = (state) => {
+      if (!this.closed && !this.live) this.showConnection(state);
+    };
+    try {
+      return await this.client.status(this.id, { onState, attempts: Infinity });
+    } catch (error) {
+      if (error.status === 404 || error.status === 410) return null;
+      throw error;
     }
   }
 
@@ -78,15 +83,12 @@ export class Chat {
     // A turn that is just being sent has no generation yet: what it becomes, its own request will tell.
     if (live && live.generation === null) return;
     const same = live !== null && live.generation === this.generation;
-    if (same && state.active && !live.lost) {
-      live.follower.wake();
-      return;
-    }
+    if (same && state.active && !live.lost) return;
     if (live && !same) this.end(state === null ? 'lost' : 'replaced');
     if (state !== null) {
       const turn = this.turnOf(state);
       if (state.active) this.follow(turn, state.generation, { snapshot: true, verb, state });
-      else if (same || turn.answer?.generation !== state.generation || isRunning(turn.answer)) this.take(turn, state);
+      else if (same || turn.answer?.generation !== state.generation || isRunning(turn.answer)) this.settled(turn, state);
     }
     // A tab that has just begun a turn is still sending it: then nothing is forgotten.
     if (!this.live && verb !== 'joined') this.forget();
@@ -108,7 +110,7 @@ export class Chat {
     return known ?? { id: String(message?.id ?? `generation-${generation}`), text, request: null, answer: null };
   }
 
-  take(turn, state) {
+  settled(turn, state) {
     const { generation, status, content, usage, title } = state;
     this.transcript.put({ ...turn, answer: { generation, status, parts: content, usage, title } });
     if (this.live?.turn.id === turn.id) this.finish();
@@ -117,57 +119,68 @@ export class Chat {
   // following
 
   follow(turn, generation, { snapshot, verb, state }) {
-    this.live?.follower?.close();
+    this.live?.abort.abort();
     const fold = new Fold();
     // What is there already is shown at once; the stream then begins with the same or more.
-    if (state) fold.restore(structuredClone(state));
-    const live = { turn, fold, generation, follower: null, stopping: false };
+    if (state) fold.restore(state);
+    const live = { turn, fold, generation, abort: new AbortController(), stopping: false, lost: false };
     this.live = live;
     this.generation = generation;
     turn.answer = { generation, status: 'running', parts: fold.parts, usage: [], title: null };
     this.transcript.put({ ...turn });
-    let first = true;
-    live.follower = new Follower({
-      api: this.api,
-      id: this.id,
-      generation,
-      snapshot,
-      onState: ({ name, until }) => {
-        this.page.setConnection(name, until);
-        if (name === 'waiting') this.page.announce('Connection lost. Reconnecting.');
-        if (name === 'live' && live.follower.position !== null) {
-          this.note(live, 'resumed', fold.offset);
-          this.page.announce('Connected again.');
-        }
-      },
-      onEvent: (type, data, offset) => {
-        fold.apply(type, offset, data);
-        if (type === 'sync' && offset > 0) this.note(live, first ? verb : 'resumed', offset);
-        first = false;
-        // A snapshot of an answer that has just ended: no terminal event comes after what it covers.
-        if (type === 'sync' && !isRunning(data)) this.lose(live);
-        else if (TERMINAL.has(type)) this.settle(type, data);
-        else this.schedule();
-      },
-      onEnd: (why) => {
-        if (why instanceof Error) {
-          this.end('lost', why.message);
-          this.show();
-        } else if (first) sleep(backOff(2)).then(() => this.lose(live)); // not in a circle without a breath
-        else this.lose(live);
-      },
-    });
     this.page.setRunning(true);
     this.show();
-    live.follower.run();
+    this.read(live, snapshot, verb);
   }
 
-  /** The position means nothing any more: on from the state as it is now. */
+  /** Takes in what comes, until the answer has ended or this page no longer wants it. */
+  async read(live, snapshot, verb) {
+    const { generation, abort: { signal } } = live;
+    let first = true;
+    const onState = (state) => {
+      this.showConnection(state);
+      if (state.name === 'waiting') this.page.announce('Connection lost. Reconnecting.');
+      if (state.name === 'live' && !first) {
+        this.note(live, 'resumed', live.fold.offset);
+        this.page.announce('Connected again.');
+      }
+    };
+    try {
+      const options = { generation, snapshot, signal, onState, restAfter: REST_AFTER };
+      for await (const record of this.client.follow(this.id, options)) {
+        if (this.closed || this.live !== live) return;
+        this.take(live, record, first ? verb : 'resumed');
+        first = false;
+      }
+    } catch (error) {
+      if (this.closed || this.live !== live) return;
+      if (!LOST.has(error.status)) {
+        this.end('lost', error.message);
+        this.show();
+        return;
+      }
+      if (first) await sleep(RECHECK_AFTER); // not in a circle without a breath
+    }
+    this.lose(live);
+  }
+
+  take(live, { type, offset, data }, verb) {
+    live.fold.apply({ type, offset, data });
+    if (type === 'sync' && offset > 0) this.note(live, verb, offset);
+    if (TERMINAL.has(type)) this.settle(type, data);
+    else this.schedule();
+  }
+
+  /** The position means nothing any more, or all that was left has come: on from the state as it is now. */
   lose(live) {
-    if (this.live !== live) return;
-    live.follower.close();
+    if (this.closed || this.live !== live) return;
+    live.abort.abort();
     live.lost = true;
     this.check('resumed');
+  }
+
+  showConnection({ name, until }) {
+    this.page.setConnection(name, until);
   }
 
   note(live, verb, offset) {
@@ -224,7 +237,7 @@ export class Chat {
   }
 
   finish() {
-    this.live.follower?.close();
+    this.live.abort.abort();
     this.live = null;
     this.page.setRunning(false);
     this.page.setConnection('ended');
@@ -250,7 +263,7 @@ export class Chat {
 
   async begin(turn) {
     turn.answer = { generation: null, status: 'starting', parts: [], usage: [] };
-    const live = { turn, fold: null, follower: null, generation: null, stopping: false };
+    const live = { turn, fold: null, generation: null, abort: new AbortController(), stopping: false, lost: false };
     this.live = live;
     this.transcript.put({ ...turn });
     this.page.setProblem('');
@@ -264,36 +277,32 @@ export class Chat {
     if (live.stopping) this.stop();
   }
 
-  /** The POST, repeated under its request id until it is answered: it can only begin once. */
+  /** What the server says to the question; null when it was not taken. */
   async start(live) {
     const { turn } = live;
-    const body = {
-      messages: this.transcript.messages(turn.id),
-      request_id: turn.request,
-      metadata: { user_message: { id: turn.id, text: turn.text } },
-    };
-    // Two tabs that ask at the same moment must not silently replace each other's answer.
-    if (this.generation !== null) body.expect_generation = this.generation;
-    for (let failures = 1; ; failures += 1) {
-      this.page.setConnection('connecting');
-      try {
-        return await this.api.start(this.id, body);
-      } catch (error) {
-        if (this.closed) return null;
-        const givenUp = live.stopping || failures >= START_ATTEMPTS;
-        if (!error.passing || givenUp) {
-          this.refused(live, error);
-          return null;
-        }
-        const delay = backOff(failures);
-        this.page.setConnection(navigator.onLine ? 'waiting' : 'offline', Date.now() + delay);
-        await this.pause(delay);
-      }
+    try {
+      return await this.client.start(this.id, {
+        messages: this.transcript.messages(turn.id),
+        requestId: turn.request,
+        metadata: { user_message: { id: turn.id, text: turn.text } },
+        // Two tabs that ask at the same moment must not silently replace each other's answer.
+        expectGeneration: this.generation ?? undefined,
+        signal: live.abort.signal,
+        onState: (state) => {
+          if (this.closed) return;
+          live.failure = state.error ?? null; // what it waits for to pass
+          if (live.failure && live.stopping) live.abort.abort(live.failure);
+          else this.showConnection(state);
+        },
+      });
+    } catch (error) {
+      if (!this.closed) this.refused(live, error);
+      return null;
     }
   }
 
   refused(live, error) {
-    const conflict = error.problem?.code === 'generation_conflict';
+    const conflict = error.code === 'generation_conflict';
     this.end('unsent', conflict ? 'Another tab or device asked first. Try again after its answer.' : error.message);
     this.show();
     this.page.announce('Not sent.');
@@ -306,26 +315,23 @@ export class Chat {
     if (live === null || (live.stopping && live.generation === null)) return;
     live.stopping = true;
     this.page.setRunning(true, true);
-    this.hurry();
-    if (live.generation === null) return; // `begin` stops it as soon as it has a number
-    for (let failures = 1; this.live === live; failures += 1) {
-      try {
-        const outcome = await this.api.abort(this.id, live.generation);
-        if (this.live !== live) return;
-        this.stopped(live, outcome);
-      } catch (error) {
-        if (this.live !== live) return;
-        if (error.status === 404 || error.status === 410) this.check('resumed');
-        else if (error.passing && failures < STOP_ATTEMPTS) {
-          await this.pause(backOff(failures));
-          continue;
-        } else {
-          live.stopping = false;
-          this.page.setRunning(true);
-          this.page.setProblem(`Could not stop: ${error.message} The answer goes on.`);
-        }
-      }
+    if (live.generation === null) {
+      // On its way: `begin` stops it as soon as it has a number. Between two attempts: there is no other.
+      if (live.failure) live.abort.abort(live.failure);
       return;
+    }
+    try {
+      const outcome = await this.client.stop(this.id, { generation: live.generation, attempts: STOP_ATTEMPTS });
+      if (this.live === live) this.stopped(live, outcome);
+    } catch (error) {
+      if (this.live !== live) return;
+      if (LOST.has(error.status)) {
+        this.check('resumed');
+        return;
+      }
+      live.stopping = false;
+      this.page.setRunning(true);
+      this.page.setProblem(`Could not stop: ${error.message} The answer goes on.`);
     }
   }
 
@@ -350,20 +356,9 @@ export class Chat {
     if (this.live === null && isRunning(last?.answer) && last.answer.generation) this.check('joined');
   }
 
-  /** The network or the reader came back. */
+  /** The network or the reader came back: something may have happened on another device. */
   wake() {
-    this.hurry();
-    this.live?.follower?.wake();
     if (this.live?.generation !== null) this.check('resumed');
-  }
-
-  doubt() {
-    this.live?.follower?.doubt();
-  }
-
-  /** Nobody looks: let the connection go; `wake` takes it up again. */
-  rest() {
-    this.live?.follower?.pause();
   }
 
   /** Keeps what has arrived, for the case that the server will not have it any more. */
@@ -371,16 +366,6 @@ export class Chat {
     const { live } = this;
     if (live?.fold)
       this.transcript.put({ ...live.turn, answer: { ...live.turn.answer, parts: live.fold.parts } });
-  }
-
-  /** Waits, unless something happens that makes a new attempt worth while. */
-  pause(milliseconds) {
-    const woken = new Promise((resolve) => this.sleepers.push(resolve));
-    return Promise.race([sleep(milliseconds), woken]);
-  }
-
-  hurry() {
-    for (const resolve of this.sleepers.splice(0)) resolve();
   }
 
   title() {

@@ -4,15 +4,10 @@
 // `answer`: {generation, status, parts, usage, offset, note, error}, null until the server has said that it began.
 // All tabs write turns whole, after reading anew, so that each tab's turn survives the others'.
 
+import { newId } from './client/index.js';
+
 const PREFIX = 'unspool.chat.';
 const CURRENT = 'unspool.current';
-
-/** A random id; also where the page was not loaded securely and randomUUID does not exist. */
-export function newId() {
-  if (globalThis.crypto?.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-}
 
 export class Transcript {
   constructor(id, storage = globalThis.localStorage) {

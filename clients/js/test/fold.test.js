@@ -1,10 +1,10 @@
-// The page's fold against the server's: the same records, folded by content.py, must give the same content.
+// The fold against the server's: the same records, folded by content.py, must give the same content.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 
-import { Fold } from '../../src/unspool/web/fold.js';
+import { Fold } from '../src/fold.js';
 
 const state = (fold) => ({
   offset: fold.offset, content: fold.parts, steps: fold.steps, usage: fold.usage, prompts: fold.prompts,
@@ -12,7 +12,7 @@ const state = (fold) => ({
 });
 
 function apply(fold, records) {
-  for (const [type, offset, data] of records) fold.apply(type, offset, structuredClone(data));
+  for (const [type, offset, data] of records) fold.apply({ type, offset, data });
   return fold;
 }
 
@@ -25,8 +25,7 @@ test('the same content as the server', { skip: file ? false : 'UNSPOOL_FOLD_CASE
   for (const { records, half, sync, expected } of cases) {
     assert.deepEqual(state(apply(new Fold(), records)), expected);
     const resumed = new Fold();
-    resumed.apply('sync', sync.offset, structuredClone(sync));
-    apply(resumed, records.slice(half));
+    apply(resumed, [['sync', sync.offset, sync], ...records.slice(half)]);
     assert.deepEqual(state(resumed), expected, 'continued from a snapshot');
   }
 });
@@ -39,16 +38,29 @@ test('what is known already is ignored', () => {
 
 test('a snapshot in mid-stream replaces everything', () => {
   const fold = apply(new Fold(), [['text.delta', 1, { part_id: 'p', text: 'old' }]]);
-  fold.apply('sync', 9, { offset: 9, content: [{ type: 'text', part_id: 'q', text: 'new' }], steps: [], usage: [] });
-  fold.apply('text.delta', 9, { part_id: 'q', text: 'again' });
-  fold.apply('text.delta', 10, { part_id: 'q', text: 'er' });
+  const sync = { offset: 9, content: [{ type: 'text', part_id: 'q', text: 'new' }], steps: [], usage: [] };
+  apply(fold, [
+    ['sync', 9, sync], ['text.delta', 9, { part_id: 'q', text: 'again' }], ['text.delta', 10, { part_id: 'q', text: 'er' }],
+  ]);
   assert.equal(fold.text, 'newer');
 });
 
 test('names of others are only data', () => {
   const fold = new Fold();
-  for (const [index, type] of ['constructor', '__proto__', 'toString', 'x.own'].entries()) fold.apply(type, index + 1, {});
-  fold.apply('tool.call', 5, { call_id: '__proto__', name: 'x' });
+  apply(fold, ['constructor', '__proto__', 'toString', 'x.own'].map((type, index) => [type, index + 1, {}]));
+  apply(fold, [['tool.call', 5, { call_id: '__proto__', name: 'x' }]]);
   assert.deepEqual(fold.parts.map((part) => part.name), ['x']);
   assert.equal(fold.offset, 5);
+});
+
+test('what it was given stays as it was', () => {
+  const records = [
+    ['sync', 1, { offset: 1, content: [{ type: 'text', part_id: 'p', text: 'a' }] }],
+    ['text.delta', 2, { part_id: 'p', text: 'b' }],
+    ['tool.call', 3, { call_id: 'c', name: 'x' }],
+    ['tool.result', 4, { call_id: 'c', output: 1 }],
+  ];
+  const before = structuredClone(records);
+  apply(new Fold(), records);
+  assert.deepEqual(records, before);
 });

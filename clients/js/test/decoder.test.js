@@ -1,19 +1,13 @@
-// The parser of event streams: the WHATWG rules, each fed whole, byte by byte, and cut at every place.
+// The decoder of event streams: the WHATWG rules, each fed whole, byte by byte, and cut at every place.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { SseParser } from '../../src/unspool/web/sse.js';
+import { Decoder } from '../src/decoder.js';
 
-function parse(chunks) {
-  const events = [];
-  const retries = [];
-  const parser = new SseParser(
-    ({ type, data, id }) => events.push([type, data, id]),
-    (milliseconds) => retries.push(milliseconds),
-  );
-  for (const chunk of chunks) parser.feed(chunk);
-  return { events, retries };
+function decode(chunks) {
+  const decoder = new Decoder();
+  return chunks.flatMap((chunk) => decoder.feed(chunk)).map(({ type, data, id }) => [type, data, id]);
 }
 
 const CASES = [
@@ -39,21 +33,33 @@ const CASES = [
   ['a line separator is no line end', 'data: a\u2028b\u0085c\n\n', [['message', 'a\u2028b\u0085c', '']]],
 ];
 
+const bytesOf = (text) => new TextEncoder().encode(text);
+
 for (const [name, text, expected] of CASES) {
   test(name, () => {
-    const bytes = new TextEncoder().encode(text);
-    assert.deepEqual(parse([bytes]).events, expected, 'whole');
-    assert.deepEqual(parse(Array.from(bytes, (byte) => Uint8Array.of(byte))).events, expected, 'byte by byte');
+    const bytes = bytesOf(text);
+    assert.deepEqual(decode([bytes]), expected, 'whole');
+    assert.deepEqual(decode(Array.from(bytes, (byte) => Uint8Array.of(byte))), expected, 'byte by byte');
     for (let cut = 0; cut <= bytes.length; cut += 1)
-      assert.deepEqual(parse([bytes.slice(0, cut), bytes.slice(cut)]).events, expected, `cut at ${cut}`);
+      assert.deepEqual(decode([bytes.slice(0, cut), bytes.slice(cut)]), expected, `cut at ${cut}`);
   });
 }
 
 test('retry takes digits only', () => {
-  const text = 'retry: 250\ndata: 1\n\nretry: 1s\nretry: -1\nretry:\ndata: 2\n\n';
-  assert.deepEqual(parse([new TextEncoder().encode(text)]).retries, [250]);
+  const decoder = new Decoder();
+  assert.equal(decoder.retry, null);
+  decoder.feed(bytesOf('retry: 250\ndata: 1\n\nretry: 1s\nretry: -1\nretry:\ndata: 2\n\n'));
+  assert.equal(decoder.retry, 250);
 });
 
 test('an event is dispatched with the CR that ends it', () => {
-  assert.equal(parse([new TextEncoder().encode('data: 1\r\r')]).events.length, 1);
+  assert.equal(decode([bytesOf('data: 1\r\r')]).length, 1);
+});
+
+test('the position moves at the end of a block, not at its id', () => {
+  const decoder = new Decoder();
+  decoder.feed(bytesOf('id: 1-1\ndata: 1\n\nid: 1-2\ndata: 2\n'));
+  assert.equal(decoder.lastEventId, '1-1');
+  decoder.feed(bytesOf('\n'));
+  assert.equal(decoder.lastEventId, '1-2');
 });

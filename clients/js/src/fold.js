@@ -1,5 +1,5 @@
-// The fold: events in order → message parts, usage, prompts. The same law as content.py on the server: what is folded
-// up to k and continued after k equals what is folded in one go, also when the first half came as a `sync` event.
+// The fold: records in order → message parts, usage, prompts. The same law as content.py on the server: what is folded
+// up to k and continued after k equals what is folded in one go, also when the first half came as a `sync` record.
 
 const MARKS = ['step', 'agent', 'group'];
 
@@ -10,6 +10,7 @@ const placeOf = (part) =>
 
 const byKey = (list, key) => new Map((list ?? []).map((entry) => [entry[key], entry]));
 
+/** The content of one generation: `parts`, `text`, `usage` … up to `offset`. */
 export class Fold {
   constructor() {
     this.offset = 0;
@@ -45,8 +46,8 @@ export class Fold {
     return [...this.steeringById.values()];
   }
 
-  /** Takes one event in. One at or below the offset is known already and ignored; `sync` replaces everything. */
-  apply(type, offset, data) {
+  /** Takes one record in. One at or below the offset is known already and ignored; `sync` replaces everything. */
+  apply({ type, offset, data }) {
     if (type === 'sync') {
       this.restore(data);
       return;
@@ -59,7 +60,9 @@ export class Fold {
     this.version += 1;
   }
 
-  restore(state) {
+  /** Takes the content that a `sync` record carries, or the answer of `status`, in the place of everything known. */
+  restore(known) {
+    const state = structuredClone(known); // it grows from here on, and the record belongs to the caller
     this.offset = state.offset;
     this.title = state.title ?? null;
     this.parts = state.content ?? [];

@@ -1,0 +1,62 @@
+// One request to the server, without second attempts: addresses, headers, errors.
+
+import { errorOf, unexpected, unreachable } from './errors.js';
+
+export class Http {
+  #url;
+  #headers;
+  #fetch;
+
+  /** Milliseconds of silence after which a connection is dead, whatever it says: the server speaks every 15 s. */
+  silence;
+
+  constructor(url, { headers, fetch, silence }) {
+    this.#url = String(url).replace(/\/+$/, '');
+    this.#headers = headers;
+    this.#fetch = fetch;
+    this.silence = silence;
+  }
+
+  /** The response, if it is a success. Throws UnspoolError. */
+  async open(path, { method = 'GET', body, headers = {}, signal } = {}) {
+    const own = typeof this.#headers === 'function' ? await this.#headers() : this.#headers;
+    const sent = new Headers(own);
+    for (const [name, value] of Object.entries(headers)) sent.set(name, value);
+    const options = { method, headers: sent, signal, cache: 'no-store' };
+    if (body !== undefined) {
+      sent.set('content-type', 'application/json');
+      options.body = JSON.stringify(body);
+    }
+    let response;
+    try {
+      response = await this.#fetch(this.#url + path, options);
+    } catch (error) {
+      throw unreachable('The server cannot be reached.', error);
+    }
+    if (!response.ok) throw await errorOf(response);
+    return response;
+  }
+
+  /** The JSON of a response, as far as it came. Throws UnspoolError. */
+  static async json(response) {
+    let text;
+    try {
+      text = await response.text();
+    } catch (error) {
+      throw unreachable('The answer of the server was cut off.', error);
+    }
+    try {
+      return JSON.parse(text);
+    } catch (error) {
+      throw unexpected('The answer is not JSON: is this the address of an unspool server?', response.status, error);
+    }
+  }
+}
+
+export const streamPath = (streamId) => `/v1/streams/${encodeURIComponent(streamId)}`;
+
+/** `?a=1&b=2` of what is set; empty when nothing is. */
+export function query(values) {
+  const set = Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== false);
+  return set.length === 0 ? '' : `?${new URLSearchParams(set.map(([name, value]) => [name, value === true ? '1' : value]))}`;
+}
