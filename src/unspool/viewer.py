@@ -156,7 +156,8 @@ class Viewer:
             # It belongs to this viewer, never to the run that has just written.
             waiter.set_exception(error)
             return
-        waiter.set_result(None)
+        if not waiter.done():  # `write` may have closed this viewer
+            waiter.set_result(None)
 
     def _flows(self) -> bool:
         """Hand over what is held; False when that is not all there is to do."""

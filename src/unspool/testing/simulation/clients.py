@@ -96,7 +96,8 @@ class Connection:
         client = self.client
         if client.connection is not self or self.world.random.random() < 0.3:
             return False
-        client.receive(self, _records(frames))
+        if client.receive(self, _records(frames)) is None and self.viewer is not None:
+            self.viewer.close()
         return True
 
     def hang_up(self) -> None:
