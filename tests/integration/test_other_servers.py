@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.integration.served_app import WORDS
-from unspool.http.sse import Decoder, Message
+from unspool.sse import Decoder, Message
 
 APP = "tests.integration.served_app:app"
 ROOT = Path(__file__).parents[2]

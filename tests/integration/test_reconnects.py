@@ -13,8 +13,8 @@ from tests.conftest import Serving
 from unspool import GenerationManager, Options
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.http import StartRequest, create_app
-from unspool.http.sse import Decoder
 from unspool.producer import Generation
+from unspool.sse import Decoder
 from unspool.testing.hostile import HostileTransport
 
 RECONNECTS = 2_000

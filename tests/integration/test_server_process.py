@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import httpx2
 
-from unspool.http.sse import Decoder, Message
+from unspool.sse import Decoder, Message
 
 COMMAND = [sys.executable, "-c", "from unspool.cli import main; main()", "serve", "--model", "scripted", "--port", "0"]
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}

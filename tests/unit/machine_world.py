@@ -19,10 +19,10 @@ from tests.unit.machine_oracle import Stream, Turn
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.content import Fold, Snapshot
 from unspool.events import Record
-from unspool.http.sse import Decoder, native_frame
 from unspool.jobs import ANYONE, GenerationKey, Metadata, Owner, Status
 from unspool.manager import GenerationManager
 from unspool.options import Options
+from unspool.sse import Decoder, native_frame
 from unspool.testing.contract.kit import Puppet
 from unspool.testing.hostile import HostileTransport
 from unspool.testing.simulation.loop import SimLoop

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import Serving
-from unspool.http.sse import Decoder
+from unspool.sse import Decoder
 
 README = Path(__file__).parents[2] / "README.md"
 

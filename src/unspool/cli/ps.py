@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Final, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Group
@@ -12,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from unspool.cli.output import USAGE, CommandError, console, print_json, seconds, visible
-from unspool.cli.remote import DEFAULT_URL, Json, Remote, Token, Unreachable, Url, talk
+from unspool.cli.remote import DEFAULT_URL, Json, Token, Url, line_of, talk
+from unspool.client import Client, Summary, Unreachable
 from unspool.jobs import Status
 
 _STYLES: Final = {
@@ -38,64 +40,61 @@ def ps(
 ) -> None:
     """List generations, the running ones by default, newest first.
 
-    With --json the server's answer is printed, with --watch one line for each look.
+    With --json they are printed as one JSON object, with --watch one line for each look.
     """
     if status != "all" and status not in list(Status):
         raise CommandError(f"--status must be one of {', '.join(Status)} or all, not {status!r}", USAGE)
-    params: dict[str, str | int] = {"limit": limit} if status == "all" else {"limit": limit, "status": status}
+    wanted = None if status == "all" else Status(status)
 
-    async def look(remote: Remote) -> None:
-        answer = await remote.get("/v1/streams", params)
+    async def look(client: Client) -> None:
+        listed = await client.list(status=wanted, limit=limit)
         out = console()
         if watch and out.is_terminal and not json:
-            await _live(remote, params, status, interval, answer)
+            await _live(client, wanted, limit, interval, listed)
         while True:
             if json:
-                print_json(answer)
+                print_json({"streams": listed})
             else:
-                out.print(table_of(answer, status), soft_wrap=False)
+                out.print(table_of(listed, wanted), soft_wrap=False)
             if not watch:
                 return
             await asyncio.sleep(interval)
-            answer = await remote.get("/v1/streams", params)
+            listed = await client.list(status=wanted, limit=limit)
 
     talk(url, token, look)
 
 
 async def _live(
-    remote: Remote, params: dict[str, str | int], status: str, interval: float, answer: dict[str, Any]
+    client: Client, status: Status | None, limit: int, interval: float, listed: Sequence[Summary]
 ) -> NoReturn:
     """A table that keeps itself up to date; a server that is away for a while is waited for."""
-    with Live(table_of(answer, status), console=console(), auto_refresh=False, screen=True) as live:
+    with Live(table_of(listed, status), console=console(), auto_refresh=False, screen=True) as live:
         while True:
             await asyncio.sleep(interval)
             note = Text("Ctrl-C ends it.", style="dim")
             try:
-                answer = await remote.get("/v1/streams", params)
+                listed = await client.list(status=status, limit=limit)
             except Unreachable as error:
-                note = Text(f"{error}; trying again", style="yellow")
-            live.update(Group(table_of(answer, status), note), refresh=True)
+                note = Text(f"{line_of(error)}; trying again", style="yellow")
+            live.update(Group(table_of(listed, status), note), refresh=True)
 
 
-def table_of(answer: dict[str, Any], status: str) -> Table:
+def table_of(listed: Sequence[Summary], status: Status | None) -> Table:
     """The server's answer as a table."""
-    streams: list[dict[str, Any]] = answer.get("streams") or []
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     table.add_column("STREAM", overflow="fold")
     for name in ("GEN", "STATUS", "AGE", "EVENTS"):
         table.add_column(name, no_wrap=True, justify="left" if name == "STATUS" else "right")
     table.add_column("MODEL", overflow="ellipsis", no_wrap=True)
-    for stream in streams:
-        told = str(stream.get("status"))
-        metadata: dict[str, Any] = stream.get("metadata") or {}
+    for stream in listed:
         table.add_row(
-            visible(str(stream.get("stream_id"))),
-            str(stream.get("generation")),
-            Text(visible(told), style=_STYLES.get(told, "")),
-            seconds(float(stream.get("elapsed") or 0)),
-            str(stream.get("last_offset")),
-            visible(str(metadata.get("model") or "")),
+            visible(stream.stream_id),
+            str(stream.generation),
+            Text(stream.status, style=_STYLES.get(stream.status, "")),
+            seconds(stream.elapsed),
+            str(stream.last_offset),
+            visible(str(stream.metadata.get("model") or "")),
         )
-    if not streams:
-        table.caption = "no generations" if status == "all" else f"no generations with status {status}"
+    if not listed:
+        table.caption = "no generations" if status is None else f"no generations with status {status}"
     return table

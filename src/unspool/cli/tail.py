@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
-from unspool.cli.follow import Follower, Received
 from unspool.cli.output import FAILED, INCOMPLETE, INTERRUPTED, OK, console, errors, print_json, visible
-from unspool.cli.remote import DEFAULT_URL, Json, Remote, StreamId, Token, Url, stream_path
+from unspool.cli.remote import DEFAULT_URL, Json, StreamId, Token, Url, talk
 from unspool.cli.transcript import Transcript
+from unspool.client import Client, Received, State
 from unspool.events import ABORTED, COMPLETED, REPLACED, TERMINAL
 from unspool.events import FAILED as FAILED_EVENT
 from unspool.jobs import Status
 
 _EXIT: Final = {COMPLETED: OK, FAILED_EVENT: FAILED, ABORTED: INCOMPLETE, REPLACED: INCOMPLETE}
-_ENDED_BY: Final[dict[str, str]] = {
+_ENDED_BY: Final[dict[Status, str]] = {
     Status.COMPLETE: COMPLETED,
     Status.ERROR: FAILED_EVENT,
     Status.ABORTED: ABORTED,
@@ -45,36 +44,41 @@ def tail(
     generation completed, 1 when it failed, 3 when it was aborted or replaced. Ctrl-C leaves; the generation runs on.
     """
     try:
-        code = asyncio.run(_tail(url, token, stream_id, generation, after, patience, json))
+        code = talk(url, token, lambda client: _tail(client, stream_id, generation, after, patience, json))
     except KeyboardInterrupt:
         errors().print(f"\nleft; the generation runs on. To stop it: [bold]unspool stop {escape(stream_id)}[/]")
         code = INTERRUPTED
     raise typer.Exit(code)
 
 
-async def _tail(
-    url: str, token: str | None, stream_id: str, generation: int | None, after: int, patience: float, json: bool
-) -> int:
+async def _tail(client: Client, stream_id: str, generation: int | None, after: int, patience: float, json: bool) -> int:
     out, notes = console(), errors()
     transcript = Transcript(out)
+    lost = False
 
-    def notify(note: str) -> None:
+    def tell(state: State) -> None:
+        nonlocal lost
+        if state.name == "connecting" or lost == (state.name == "waiting"):
+            return
+        lost = state.name == "waiting"
         if out.is_terminal and not json:
             transcript.end_line()  # there the note stands between the lines; a pipe keeps the text whole
-        notes.print(escape(note), style="yellow")
+        note = f"connection lost at offset {state.offset}, reconnecting …"
+        notes.print(note if lost else f"connected again, resumed at offset {state.offset}", style="yellow")
 
-    async with Remote(url, token) as remote:
-        follower = Follower(remote, stream_id, generation=generation, after=after, patience=patience, notify=notify)
-        async with aclosing(follower.events()) as received:
-            async for event in received:
-                if json:
-                    print_json({"id": event.id, "type": event.type, "data": event.data})
-                else:
-                    transcript.show(event)
-                if event.type in TERMINAL:
-                    break
+    # A server that is not there, or does not know the stream, is told at once; only what was there is waited for.
+    known = await client.status(stream_id, generation=generation)
+    following = client.follow(stream_id, generation=known.generation, after=after, patience=patience, on_state=tell)
+    async with aclosing(following) as received:
+        async for event in received:
+            if json:
+                print_json({"id": event.id, "type": event.type, "data": event.data})
             else:
-                event = await _settled(remote, follower)
+                transcript.show(event)
+            if event.type in TERMINAL:
+                break
+        else:
+            event = await _settled(client, stream_id, known.generation)
     if not json:
         transcript.end_line()
         style = "green" if event.type == COMPLETED else "red" if event.type == FAILED_EVENT else "yellow"
@@ -82,12 +86,10 @@ async def _tail(
     return _EXIT[event.type]
 
 
-async def _settled(remote: Remote, follower: Follower) -> Received:
+async def _settled(client: Client, stream_id: str, generation: int) -> Received:
     """How a generation ended whose terminal event lies before the position that was asked for."""
-    params: dict[str, str | int] = {} if follower.generation is None else {"generation": follower.generation}
-    state = await remote.get(stream_path(follower.stream_id), params)
-    end = _ENDED_BY.get(str(state.get("status")), COMPLETED)
-    return Received(int(state.get("generation", 0)), int(state.get("last_offset", 0)), end, {})
+    state = await client.status(stream_id, generation=generation)
+    return Received(state.last_offset, _ENDED_BY.get(state.status, COMPLETED), b"{}", generation=generation)
 
 
 def describe_end(event: Received, usage: list[dict[str, Any]]) -> str:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from unspool import events
-from unspool.cli.follow import Received
 from unspool.cli.output import visible
+from unspool.client import Received
 
 Json = dict[str, Any]
 

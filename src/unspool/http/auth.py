@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
-from unspool.http.problem import Unauthenticated
+from unspool.errors import Unauthenticated
 
 
 class Identity(NamedTuple):

@@ -18,30 +18,6 @@ from unspool.errors import UnspoolError
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class BadRequest(UnspoolError):
-    """The request is not valid."""
-
-    code, status, fault = "bad_request", 400, "caller"
-
-
-class Unauthenticated(UnspoolError):
-    """Say who you are: this server wants credentials."""
-
-    code, status, fault = "unauthenticated", 401, "caller"
-
-
-class BodyTooLarge(UnspoolError):
-    """The body is larger than this server takes."""
-
-    code, status, fault = "body_too_large", 413, "caller"
-
-
-class UnsupportedMediaType(UnspoolError):
-    """The body must be JSON: send `Content-Type: application/json`."""
-
-    code, status, fault = "unsupported_media_type", 415, "caller"
-
-
 def problem(error: UnspoolError) -> Response:
     """The response for an error."""
     headers: dict[str, str] = {}

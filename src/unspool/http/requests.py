@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from unspool.errors import InvalidArgument
-from unspool.http.problem import BadRequest, BodyTooLarge, UnsupportedMediaType
+from unspool.errors import BadRequest, BodyTooLarge, InvalidArgument, UnsupportedMediaType
 from unspool.jobs import Metadata
 
 MAX_BODY = 1024 * 1024

@@ -18,11 +18,11 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from unspool.errors import InvalidPosition, UnspoolError, ViewerReleased
-from unspool.http.problem import BadRequest, problem
-from unspool.http.sse import HEADERS, KEEP_ALIVE, native_frame, with_retry
+from unspool.errors import BadRequest, InvalidPosition, UnspoolError, ViewerReleased
+from unspool.http.problem import problem
 from unspool.jobs import Job, User
 from unspool.manager import GenerationManager
+from unspool.sse import HEADERS, KEEP_ALIVE, native_frame, with_retry
 from unspool.viewer import Viewer
 
 _log = logging.getLogger("unspool.http")

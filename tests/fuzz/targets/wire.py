@@ -7,7 +7,6 @@ import re
 import unicodedata
 from typing import Any
 
-import httpx2
 import msgspec
 from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 from hypothesis import strategies as st
@@ -16,14 +15,15 @@ from starlette.requests import Request
 
 from tests.fuzz.inputs import json_objects, json_values
 from tests.fuzz.target import Target, pieces
-from unspool.cli.remote import Refused, Unreachable, _refusal
-from unspool.errors import UnspoolError
+from unspool.cli.remote import line_of
+from unspool.client.errors import error_of, retryable
+from unspool.errors import BadRequest, UnspoolError
 from unspool.events import Record, encode_data
-from unspool.http.problem import BadRequest, problem
+from unspool.http.problem import problem
 from unspool.http.requests import AbortBody, StartBody, body_of
-from unspool.http.sse import Decoder, Message, native_frame
 from unspool.http.stream import Position, position_of
 from unspool.jobs import GenerationKey, Metadata
+from unspool.sse import Decoder, Message, native_frame
 
 # SSE
 
@@ -207,16 +207,13 @@ BODY = Target(
 def check_problem(answer: tuple[int, dict[str, str], bytes]) -> None:
     """Whatever a server answers, the client makes one readable line of it, and knows whether to come back."""
     status, headers, body = answer
-    request = httpx2.Request("GET", "http://127.0.0.1/v1/streams/s")
-    error = _refusal(httpx2.Response(status, headers=headers, content=body, request=request))
-    assert isinstance(error, Refused | Unreachable)
-    assert isinstance(error, Unreachable) is (status == 429 or status >= 500)
-    line = str(error)
+    error = error_of("http://127.0.0.1/v1/streams/s", status, "Phrase", headers, body)
+    assert retryable(error) is (status in (408, 425, 429) or status >= 500)
+    line = line_of(error)
     assert line
     assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in line)
     assert len(line) < 500
-    if isinstance(error, Unreachable) and error.retry_after is not None:
-        assert error.retry_after >= 0
+    assert 0 <= error.details["retry_after"] <= 60
 
 
 _problem = st.fixed_dictionaries({}, optional={"detail": json_values, "title": json_values, "status": json_values})

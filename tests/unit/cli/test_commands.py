@@ -17,12 +17,12 @@ import pytest
 
 import unspool
 from unspool import cli
-from unspool.cli.remote import Refused, Remote
 from unspool.cli.settings import Settings, flag_of
+from unspool.client import Client, UnexpectedAnswer
 
 Command = Callable[..., Awaitable[Any]]
 
-QUESTION = {"messages": [{"role": "user", "content": "Tell me about rivers"}]}
+QUESTION = "Tell me about rivers"
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -143,8 +143,8 @@ async def test_a_stream_from_its_start_to_its_stop(run: Command, serve: Command)
     served = await serve("--model", "scripted", "--delay", "0.1")
     assert "scripted" in served.announced
     env = {"UNSPOOL_URL": served.url}
-    async with Remote(served.url) as remote:
-        await remote.post("/v1/streams/conv-71/generations", QUESTION)
+    async with Client(served.url) as client:
+        await client.start("conv-71", QUESTION)
     listed, machine = await run("ps", **env), await run("ps", "--json", **env)
     assert listed.out.splitlines()[1].split()[:3] == ["conv-71", "1", "running"]
     assert json.loads(machine.out)["streams"][0]["metadata"]["model"] == "scripted"
@@ -181,17 +181,17 @@ async def test_a_server_with_a_token_wants_it(run: Command, serve: Command) -> N
 
 async def test_without_a_token_other_host_names_are_not_answered(serve: Command) -> None:
     served = await serve("--model", "scripted")
-    async with Remote(served.url) as remote:
-        await remote.get("/v1/streams")
-        remote._client.headers["host"] = "evil.example"
-        with pytest.raises(Refused):
-            await remote.get("/v1/streams")
+    async with Client(served.url) as client:
+        await client.list()
+        client._headers["host"] = "evil.example"
+        with pytest.raises(UnexpectedAnswer, match="400"):
+            await client.list()
 
 
 async def test_another_model_than_the_server_s_is_told(serve: Command, run: Command) -> None:
     served = await serve("--model", "scripted", "--delay", "0")
-    async with Remote(served.url) as remote:
-        await remote.post("/v1/streams/s/generations", {**QUESTION, "model": "another"})
+    async with Client(served.url) as client:
+        await client.start("s", QUESTION, model="another")
     ran = await run("tail", "s", "--url", served.url)
     assert ran.code == 1
     assert "does not have that model; it has scripted" in ran.err
@@ -209,8 +209,8 @@ async def test_a_port_that_is_taken_is_told(run: Command) -> None:
 
 async def test_the_limits_of_the_settings_hold(serve: Command, run: Command) -> None:
     served = await serve("--model", "scripted", "--delay", "30", "--stall", "0.3")
-    async with Remote(served.url) as remote:
-        await remote.post("/v1/streams/s/generations", QUESTION)
+    async with Client(served.url) as client:
+        await client.start("s", QUESTION)
     ran = await run("tail", "s", "--url", served.url)
     assert ran.code == 3
     assert "stopped by system: stalled" in ran.err
@@ -219,8 +219,8 @@ async def test_the_limits_of_the_settings_hold(serve: Command, run: Command) -> 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_in_spite_of_an_open_stream(serve: Command, spawn: Command, number: int) -> None:
     served = await serve("--model", "scripted", "--delay", "0.2", "--drain", "0.5")
-    async with Remote(served.url) as remote:
-        await remote.post("/v1/streams/s/generations", QUESTION)
+    async with Client(served.url) as client:
+        await client.start("s", QUESTION)
     viewer = await spawn("tail", "s", "--url", served.url)
     assert await viewer.stdout.readline() == b"> Tell me about rivers\n"
     began = time.monotonic()

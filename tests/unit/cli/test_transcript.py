@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from unspool.cli.follow import Received
 from unspool.cli.output import seconds, visible
 from unspool.cli.tail import describe_end
 from unspool.cli.transcript import Transcript
+from unspool.client import Received
+from unspool.events import encode_data
 
 
 def told(*events: tuple[str, dict[str, Any]], terminal: bool = False) -> str:
@@ -22,7 +23,7 @@ def told(*events: tuple[str, dict[str, Any]], terminal: bool = False) -> str:
     )
     transcript = Transcript(console)
     for offset, (kind, data) in enumerate(events, 1):
-        transcript.show(Received(1, offset, kind, data))
+        transcript.show(Received(offset, kind, encode_data(data), generation=1))
     transcript.end_line()
     return file.getvalue()
 
@@ -115,7 +116,7 @@ def test_a_snapshot_that_does_not_continue_the_text_is_shown_whole_and_says_so()
 
 
 def test_the_end_counts_what_was_written() -> None:
-    end = Received(2, 9, "completed", {"finish_reason": "stop"})
+    end = Received(9, "completed", b'{"finish_reason":"stop"}', generation=2)
     assert describe_end(end, [{"output_tokens": 3}, {"output_tokens": 4}, {}]) == "[2-9] completed · 7 tokens written"
 
 

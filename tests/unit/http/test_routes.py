@@ -14,8 +14,8 @@ from starlette.requests import HTTPConnection
 from tests.conftest import Serving
 from unspool import GenerationManager, Options
 from unspool.http import Identity, StartRequest, create_app
-from unspool.http.sse import Decoder, Message
 from unspool.producer import Generation
+from unspool.sse import Decoder, Message
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2)

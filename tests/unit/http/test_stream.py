@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 from tests.conftest import Serving
 from unspool import GenerationManager, Options
 from unspool.http import EventStream, StartRequest, StreamOptions, create_app, router
-from unspool.http.sse import KEEP_ALIVE, Decoder, Message
 from unspool.producer import Generation
+from unspool.sse import KEEP_ALIVE, Decoder, Message
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2)

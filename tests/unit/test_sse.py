@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unspool.events import Record
-from unspool.http.sse import KEEP_ALIVE, Decoder, Message, native_frame, with_retry
 from unspool.jobs import GenerationKey
+from unspool.sse import KEEP_ALIVE, Decoder, Message, native_frame, with_retry
 
 TWO_LINES = Message("message", "a\nb", None)
 WITH_ID = Message("message", "a", "1")
