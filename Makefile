@@ -43,7 +43,7 @@ types: $(VENV)/.dev $(VENV)/.local ## Types: strict for the package, basic for t
 	@$(PY) -m pyright --pythonpath $(PY) $(ARGS)
 
 simulate: $(VENV)/.dev ## Replicas, store and trouble in virtual time (SEED=42 STEPS=200000, RECONNECTS=1000000)
-	@$(PY) -m unspool.testing.simulation $(if $(SEED),--seed $(SEED),--seeds 100) $(if $(STEPS),--steps $(STEPS)) \
+	@$(PY) -m unspool.testing.simulation $(if $(SEED),--seed $(SEED),$(if $(RECONNECTS),,--seeds 100)) $(if $(STEPS),--steps $(STEPS)) \
 	    $(if $(RECONNECTS),--reconnects $(RECONNECTS)) $(ARGS)
 
 fuzz: $(VENV)/.fuzz ## Every parser and route, a minute each, then state machines at length (TIME=600)
