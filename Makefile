@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip -qq --disable-pip-version-check
 PIP_INSTALL := $(PIP) install --constraint constraints.txt
 # What the tests, lint and types need; the local model comes on top where it can be installed.
-DEV_EXTRAS := server,openai,anthropic,dev
+DEV_EXTRAS := server,redis,openai,anthropic,dev
 PORT ?= 8000
 ARGS ?=
 # make simulate, make fuzz, make bench-compare

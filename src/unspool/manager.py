@@ -10,6 +10,7 @@ into the job's record, and the owner's `Run` (runs.py) stops and seals.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
@@ -67,10 +68,10 @@ class GenerationManager:
         self.options = options or Options()
         self.hooks = hooks or Hooks()
         if store is None or transport is None:
-            store, transport = backends.from_url("memory://", max_jobs=self.options.max_jobs)
+            store, transport = backends.from_url("memory://", self.options)
         self.store = store
         self._transport = transport
-        self._name = replica
+        self._name = replica or f"replica-{secrets.token_hex(4)}"
         self._replica: Replica | None = None
         self._supervisor: Supervisor | None = None
         self._starting = asyncio.Lock()
@@ -81,7 +82,16 @@ class GenerationManager:
         cls, url: str = "memory://", *, options: Options | None = None, hooks: Hooks | None = None
     ) -> GenerationManager:
         """A manager over the back end that `url` names. Raises ConfigurationError."""
-        store, transport = backends.from_url(url, max_jobs=(options or Options()).max_jobs)
+        store, transport = backends.from_url(url, options or Options())
+        return cls(store, transport, options=options, hooks=hooks)
+
+    @classmethod
+    def from_client(
+        cls, client: object, *, prefix: str = "unspool", options: Options | None = None, hooks: Hooks | None = None
+    ) -> GenerationManager:
+        """A manager over a client that exists already: a `redis.asyncio.Redis` or `RedisCluster`, which stays open when
+        the manager stops. `prefix`: of all keys. Raises ConfigurationError for any other object."""
+        store, transport = backends.from_client(client, prefix, options or Options())
         return cls(store, transport, options=options, hooks=hooks)
 
     def __repr__(self) -> str:
@@ -98,11 +108,11 @@ class GenerationManager:
             await self.store.open()
             try:
                 await self.store.ping()
-                channel = await self._transport.connect(self._on_hint)
+                channel = await self._transport.connect(self._name, self._on_hint)
             except UnspoolError:
                 await self.store.close()
                 raise
-            self._replica = Replica(self.store, channel, self.options, self.hooks, self._name)
+            self._replica = Replica(self._name, self.store, channel, self.options, self.hooks)
             self._supervisor = Supervisor(self._replica)
             self._supervisor.start()
 

@@ -197,14 +197,17 @@ class Hint(msgspec.Struct, frozen=True):
 class Channel(Protocol):
     """One replica's end of a transport."""
 
-    def watch(self, key: GenerationKey) -> None:
-        """Ask for the hints about this generation."""
+    def watch(self, key: GenerationKey, *, local: bool = False) -> None:
+        """Ask for the hints about this generation. `local`: its owner is here, and wants to hear of control only."""
         ...
 
     def unwatch(self, key: GenerationKey) -> None: ...
 
     def publish(self, hint: Hint) -> None:
-        """Send a hint to every replica that watches, this one excepted. Never waits, never raises, may be lost."""
+        """Send a hint to every replica that watches, this one excepted. Never waits, never raises, may be lost.
+
+        Where the store itself hints, in the step in which something happens, this has nothing to do.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -213,6 +216,6 @@ class Channel(Protocol):
 class EventTransport(Protocol):
     """Carries hints. Losing, delaying, doubling or reordering every one of them changes latency only."""
 
-    async def connect(self, deliver: Callable[[Hint], None]) -> Channel:
-        """Open a channel whose hints go to `deliver`. Raises StoreUnavailable."""
+    async def connect(self, replica: str, deliver: Callable[[Hint], None]) -> Channel:
+        """Open the channel of the replica of this name; its hints go to `deliver`. Raises StoreUnavailable."""
         ...

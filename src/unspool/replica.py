@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -26,8 +25,8 @@ _LINGER = 5.0  # seconds that a tail without viewers is kept for those who come 
 class Replica:
     """Runs, tails and viewers of this process, between a store and a channel of hints."""
 
-    def __init__(self, store: JobStore, channel: Channel, options: Options, hooks: Hooks, name: str | None) -> None:
-        self.name = name or f"replica-{secrets.token_hex(4)}"
+    def __init__(self, name: str, store: JobStore, channel: Channel, options: Options, hooks: Hooks) -> None:
+        self.name = name
         self.store = store
         self.channel = channel
         self.options = options
@@ -43,13 +42,13 @@ class Replica:
 
     # tails and viewers
 
-    def _keep(self, key: GenerationKey, last: int) -> Tail:
+    def _keep(self, key: GenerationKey, last: int, *, local: bool = False) -> Tail:
         tail = self.tails.get(key)
         if tail is None:
             tail = Tail(key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes)
             tail.idle_since = asyncio.get_running_loop().time()
             self.tails[key] = tail
-            self.channel.watch(key)
+            self.channel.watch(key, local=local)
         return tail
 
     async def tail(self, key: GenerationKey, job: Job | None = None) -> Tail:
@@ -129,13 +128,15 @@ class Replica:
         the lease runs out, and another replica says so."""
         if self._closed:
             raise ShuttingDown
-        tail = self._keep(job.key, job.last_offset)
+        tail = self._keep(job.key, job.last_offset, local=True)
         run = Run(job, tail, self.store, self.channel, self.settler, self.options, self._disown)
         self.runs[job.key] = run
         return run
 
     def _disown(self, run: Run) -> None:
         self.runs.pop(run.key, None)
+        if not run.tail.sealed and self.tails.get(run.key) is run.tail:
+            self.channel.watch(run.key)  # somebody else goes on with it
         run.tail.idle_since = asyncio.get_running_loop().time()
 
     def on_replaced(self, job: Job) -> None:

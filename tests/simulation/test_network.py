@@ -114,7 +114,7 @@ def test_hints_arrive_in_the_domain_of_the_replica_that_hears_them(loop: SimLoop
     channels = []
     for wire, domain in zip(wires, domains, strict=True):
         connecting = loop.create_task(
-            wire.connect(lambda hint: heard.append((loop.running, hint.last_offset))), context=domain.context
+            wire.connect("r", lambda hint: heard.append((loop.running, hint.last_offset))), context=domain.context
         )
         loop.run(lambda _, task=connecting: task.done())
         channels.append(connecting.result())

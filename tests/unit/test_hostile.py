@@ -18,8 +18,8 @@ KEY = GenerationKey("s", 1)
 async def _send(count: int, seed: int = 1, **shares: float) -> tuple[list[int], HostileTransport]:
     got: list[int] = []
     transport = HostileTransport(MemoryTransport(), seed=seed, **shares)
-    sender = await transport.connect(lambda _: None)
-    receiver = await transport.connect(lambda hint: got.append(hint.last_offset))
+    sender = await transport.connect("a", lambda _: None)
+    receiver = await transport.connect("b", lambda hint: got.append(hint.last_offset))
     receiver.watch(KEY)
     for n in range(count):
         sender.publish(Hint(KEY, n))
@@ -64,7 +64,7 @@ async def test_nothing_comes_after_closing() -> None:
     """Hints that are still on their way are taken back."""
     got: list[Hint] = []
     transport = HostileTransport(MemoryTransport(), seed=1, drop=0, double=0, reorder=0, delay=0.05)
-    sender, receiver = await transport.connect(got.append), await transport.connect(got.append)
+    sender, receiver = await transport.connect("a", got.append), await transport.connect("b", got.append)
     receiver.watch(KEY)
     for n in range(20):
         sender.publish(Hint(KEY, n))

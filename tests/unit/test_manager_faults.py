@@ -62,7 +62,14 @@ def test_half_a_back_end_is_a_configuration_error() -> None:
     """A1: store and transport are chosen together; a URL that no back end serves is named; the default is memory."""
     with pytest.raises(ConfigurationError):
         GenerationManager(MemoryStore())
-    for url in ("redis://x", "memory://host", "nonsense"):
+    for url in (
+        "kafka://x",
+        "memory://host",
+        "nonsense",
+        "redis+sentinel://host",
+        "redis+cluster://host:port",
+        "redis://h?timeout=0",
+    ):
         with pytest.raises(ConfigurationError):
             GenerationManager.from_url(url)
     assert GenerationManager().store.kind == GenerationManager.from_url().store.kind == "memory"

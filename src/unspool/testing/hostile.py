@@ -52,9 +52,9 @@ class HostileTransport:
         """How many hints came in, what became of them, and how many were handed on."""
         return dict(self._counts)
 
-    async def connect(self, deliver: Callable[[Hint], None]) -> HostileChannel:
+    async def connect(self, replica: str, deliver: Callable[[Hint], None]) -> HostileChannel:
         channel = HostileChannel(self, deliver)
-        channel.inner = await self._inner.connect(channel.receive)
+        channel.inner = await self._inner.connect(replica, channel.receive)
         return channel
 
     # the dice, in one place
@@ -116,8 +116,8 @@ class HostileChannel:
             self._transport._count("delivered")
             self._deliver(hint)
 
-    def watch(self, key: GenerationKey) -> None:
-        self.inner.watch(key)
+    def watch(self, key: GenerationKey, *, local: bool = False) -> None:
+        self.inner.watch(key, local=local)
 
     def unwatch(self, key: GenerationKey) -> None:
         self.inner.unwatch(key)

@@ -15,7 +15,7 @@ class MemoryTransport:
     def __init__(self) -> None:
         self._channels: dict[MemoryChannel, None] = {}  # told in the order in which they came
 
-    async def connect(self, deliver: Callable[[Hint], None]) -> MemoryChannel:
+    async def connect(self, replica: str, deliver: Callable[[Hint], None]) -> MemoryChannel:
         channel = MemoryChannel(self._channels, deliver)
         self._channels[channel] = None
         return channel
@@ -29,7 +29,7 @@ class MemoryChannel:
         self._deliver = deliver
         self._watched: set[GenerationKey] = set()
 
-    def watch(self, key: GenerationKey) -> None:
+    def watch(self, key: GenerationKey, *, local: bool = False) -> None:
         self._watched.add(key)
 
     def unwatch(self, key: GenerationKey) -> None:

@@ -165,6 +165,8 @@ class TestAbort:
             abort = asyncio.ensure_future(asker.abort(stream, user="u"))
             for _ in range(n % 7):
                 await asyncio.sleep(0)
+            if n % 4 == 3:  # a store that is further away takes longer to be asked
+                await asyncio.sleep(n % 9 / 2000)
             run.finish()
             outcome = await within(abort)
             job = await settled(one, stream)

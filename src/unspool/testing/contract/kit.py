@@ -76,6 +76,7 @@ class Cluster:
         for tail in replica.tails.values():
             tail.close()
         manager._replica = manager._supervisor = None
+        await manager.store.close()
         self._managers.remove(manager)
 
     async def pause(self, manager: GenerationManager) -> None:

@@ -144,9 +144,9 @@ class Wire:
         self._domain = domain
         self._inner = inner
 
-    async def connect(self, deliver: Callable[[Hint], None]) -> WireChannel:
+    async def connect(self, replica: str, deliver: Callable[[Hint], None]) -> WireChannel:
         channel = WireChannel(self, deliver, copy_context())
-        channel.inner = await self._inner.connect(channel.receive)
+        channel.inner = await self._inner.connect(replica, channel.receive)
         self.channels.append(channel)
         return channel
 
@@ -168,8 +168,8 @@ class WireChannel:
     def receive(self, hint: Hint) -> None:
         self._wire._arrive(self._deliver, hint, self._context)
 
-    def watch(self, key: GenerationKey) -> None:
-        self.inner.watch(key)
+    def watch(self, key: GenerationKey, *, local: bool = False) -> None:
+        self.inner.watch(key, local=local)
 
     def unwatch(self, key: GenerationKey) -> None:
         self.inner.unwatch(key)

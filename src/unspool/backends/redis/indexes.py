@@ -1,0 +1,125 @@
+"""What lies outside the slots of the streams: who is where, whose lease ends when, what may be deleted.
+
+An index is a hint, too. Something enters before it is created, so that what exists is always found; what is found is
+looked up in its own slot, and taken out of the index when it is not there, unless it was entered anew meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from unspool.backends.redis import wire
+from unspool.backends.redis.keys import SHARDS, Keys, key_of, member_of, shard_of
+from unspool.backends.redis.topology import Topology
+from unspool.jobs import GenerationKey, Job, Owner, Status
+
+_KEPT: Final = 30 * 24 * 3600 * 1000
+"""Milliseconds for which an index is kept after the last entry, when nobody is left to clear it away."""
+_AT_ONCE: Final = 1000
+"""Members that are looked at in one go."""
+
+
+class Indexes:
+    """Streams by owner, by lease and in all; ended generations by their end."""
+
+    def __init__(self, topology: Topology, keys: Keys) -> None:
+        self._redis = topology
+        self._keys = keys
+
+    async def enter(self, stream_id: str, owner: bytes, lease: float) -> None:
+        """Something is about to be created on a stream."""
+        shard = shard_of(stream_id)
+        await asyncio.gather(
+            self._redis.run("enter", self._keys.leases(shard), stream_id, lease, _KEPT),
+            self._redis.run("enter", self._keys.streams(shard), stream_id, 0, _KEPT),
+            self._redis.run("enter", self._keys.owner(owner), stream_id, 0, _KEPT),
+        )
+
+    async def end(self, key: GenerationKey, status: Status) -> None:
+        """A generation was sealed: from now on it may be deleted, when its time has come."""
+        index = self._keys.completed if status is Status.COMPLETE else self._keys.unfinished
+        await self._redis.run("enter", index(shard_of(key.stream_id)), member_of(key), 0, _KEPT)
+
+    async def renew(self, streams: Sequence[str], seconds: float) -> None:
+        """Leases of these streams were renewed for so long."""
+        by_shard: defaultdict[int, list[str]] = defaultdict(list)
+        for stream_id in streams:
+            by_shard[shard_of(stream_id)].append(stream_id)
+        await asyncio.gather(
+            *(
+                self._redis.run("renewed", self._keys.leases(shard), seconds, _KEPT, *names)
+                for shard, names in by_shard.items()
+            )
+        )
+
+    async def expired(self, limit: int) -> Sequence[Job]:
+        """Active jobs whose lease has run out. Those that are alive after all are entered anew."""
+        found: list[Job] = []
+        for index, member, score in await self._due(self._keys.leases, 0.0, limit):
+            stream_id = member.decode()
+            reply, left = await self._redis.run("lease", self._keys.stream(stream_id))
+            job = wire.job_of(stream_id, reply) if reply else None
+            if job is None or job.settled:
+                await self._redis.run("drop", index, member, score)
+            elif float(left) <= 0:
+                found.append(job)
+            else:
+                await self._redis.run("enter", index, member, left, _KEPT)
+        return found[:limit]
+
+    async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
+        """Delete what was sealed longer ago than that."""
+        due = await self._due(self._keys.completed, completed_retention, _AT_ONCE)
+        due += await self._due(self._keys.unfinished, retention, _AT_ONCE)
+        gone: list[GenerationKey] = []
+        for index, member, score in due:
+            key = key_of(member)
+            done = await self._redis.run(
+                "delete", self._keys.stream(key.stream_id), key.generation, completed_retention, retention
+            )
+            if done == 1:
+                gone.append(key)
+            if done:
+                await self._redis.run("drop", index, member, score)
+        return gone
+
+    async def _due(self, index: Callable[[int], bytes], age: float, limit: int) -> list[tuple[bytes, bytes, bytes]]:
+        """Members whose time lies so many seconds back, each with its index and its score."""
+        names = [index(shard) for shard in range(SHARDS)]
+        replies = await asyncio.gather(*(self._redis.run("due", name, age, limit) for name in names))
+        return [
+            (name, member, score)
+            for name, flat in zip(names, replies, strict=True)
+            for member, score in zip(flat[::2], flat[1::2], strict=True)
+        ]
+
+    async def of_owner(self, owner: Owner) -> list[Job]:
+        """All jobs of an owner that are kept."""
+        jobs = await self._listed(self._keys.owner(wire.owner_bytes(owner)))
+        return [job for job in jobs if job.owner == owner]
+
+    async def all(self) -> list[Job]:
+        """All jobs that are kept."""
+        shards = await asyncio.gather(*(self._listed(self._keys.streams(shard)) for shard in range(SHARDS)))
+        return [job for jobs in shards for job in jobs]
+
+    async def _listed(self, index: bytes) -> list[Job]:
+        """The jobs of the streams in an index, which forgets those that have none."""
+        flat = await self._redis.call(index, b"ZRANGE", index, 0, -1, b"WITHSCORES")
+        members = list(zip(flat[::2], flat[1::2], strict=True))
+        jobs: list[Job] = []
+        for begin in range(0, len(members), _AT_ONCE):
+            part = members[begin : begin + _AT_ONCE]
+            ids = [member.decode() for member, _ in part]
+            replies = await asyncio.gather(
+                *(self._redis.run("jobs", self._keys.stream(stream_id)) for stream_id in ids)
+            )
+            jobs += [
+                wire.job_of(stream_id, one) for stream_id, found in zip(ids, replies, strict=True) for one in found
+            ]
+            empty = [entry for entry, found in zip(part, replies, strict=True) if not found]
+            await asyncio.gather(*(self._redis.run("drop", index, member, score) for member, score in empty))
+        return jobs

@@ -1,0 +1,156 @@
+"""One connection to one server, and group commit on it: what is asked for while a batch is on its way leaves together
+in the next one. Whoever asks may be cancelled; what was sent is still read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, AuthenticationError, MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import TimeoutError as TimedOut
+
+from unspool.errors import ConfigurationError, StoreUnavailable
+
+BATCH: Final = 512
+"""Commands in one batch at most: the replies of a batch are held together."""
+
+Argument = bytes | str | int | float
+Command = tuple[Argument, ...]
+_UNREACHABLE = (Disconnected, TimedOut, TimeoutError, OSError)
+_FOR_THE_CALLER = (NoScriptError, MovedError, AskError)
+_FULL: Final = ("OOM", "MISCONF")
+_NOT_NOW: Final = ("LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY", "UNBLOCKED")
+_DEMOTED: Final = "READONLY"
+
+
+class Pipe:
+    """Commands to one server, pipelined. `timeout`: seconds for a batch, connecting included.
+
+    A call raises StoreUnavailable when nobody can tell whether the command was carried out, or the server cannot at
+    present: it may be repeated. Commands must be such that carrying one out twice does no harm: a batch whose
+    connection turns out to be dead is sent once more.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractConnection], *, timeout: float) -> None:
+        self._connect = connect
+        self._timeout = timeout
+        self._connection: AbstractConnection | None = None
+        self._queue: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._worker: asyncio.Task[None] | None = None
+        self.batches = self.commands = 0
+
+    def __repr__(self) -> str:
+        return f"<Pipe queued={len(self._queue)} batches={self.batches} commands={self.commands}>"
+
+    def ask(self, *commands: Command) -> list[asyncio.Future[Any]]:
+        """Queue commands, which stay neighbours; a future for each."""
+        loop = asyncio.get_running_loop()
+        asked = [(command, loop.create_future()) for command in commands]
+        self._queue += asked
+        if self._worker is None:
+            self._worker = loop.create_task(self._work(), name="redis pipe")
+        return [future for _, future in asked]
+
+    async def call(self, *command: Argument) -> Any:
+        """One command. Raises StoreUnavailable, or the server's own error."""
+        return await self.ask(command)[0]
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+                await self._carry_out(batch)
+        finally:
+            self._worker = None
+
+    async def _carry_out(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+        fresh = self._connection is None
+        while batch:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._exchange(batch)
+            except _UNREACHABLE as error:
+                await self._disconnect()
+                batch = [(command, future) for command, future in batch if not future.done()]
+                if fresh:
+                    self._fail(batch, error)
+                    return
+                fresh = True
+            except BaseException:
+                await self._disconnect()
+                for _, future in batch:
+                    future.cancel()
+                raise
+            else:
+                return
+
+    async def _exchange(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self._connect()
+            await connection.connect()
+        self.batches += 1
+        self.commands += len(batch)
+        packed = connection.pack_commands([command for command, _ in batch])
+        await connection.send_packed_command(packed, check_health=False)
+        demoted = False
+        for _, future in batch:
+            try:
+                answer = await reply_on(connection)
+            except ResponseError as error:
+                demoted = demoted or _DEMOTED in str(error)
+                if not future.done():
+                    future.set_exception(_translated(error))
+            else:
+                if not future.done():
+                    future.set_result(answer)
+        if demoted:  # whoever is the master now is found by connecting anew
+            await self._disconnect()
+
+    def _fail(self, batch: list[tuple[Command, asyncio.Future[Any]]], error: Exception) -> None:
+        wrong_credentials = isinstance(error, AuthenticationError)
+        for _, future in batch:
+            if wrong_credentials:
+                future.set_exception(ConfigurationError(f"Redis refuses the credentials: {error}"))
+            else:
+                future.set_exception(
+                    StoreUnavailable(f"Redis cannot be reached: {str(error) or 'no answer in time'}", reason=str(error))
+                )
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """End what is under way, and disconnect."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        for _, future in self._queue:
+            future.cancel()
+        self._queue.clear()
+        await self._disconnect()
+
+
+async def reply_on(connection: AbstractConnection, *, keep: bool = False) -> Any:
+    """The next reply, as bytes, numbers and lists. `keep`: a read that is cut short does not end the connection."""
+    read = cast("Callable[..., Awaitable[Any]]", connection.read_response)  # pyright: ignore[reportUnknownMemberType]
+    return await read(disable_decoding=True, disconnect_on_error=not keep)
+
+
+def _translated(error: ResponseError) -> Exception:
+    """What a refusal means to a caller who can only try again or give up."""
+    text = str(error)
+    if isinstance(error, _FOR_THE_CALLER):
+        return error
+    if any(code in text for code in _FULL):  # inside scripts the code is not the first word
+        return StoreUnavailable(f"Redis takes no writes: {text}")
+    if _DEMOTED in text or any(code in text for code in _NOT_NOW):
+        return StoreUnavailable(f"Redis cannot answer now: {text}")
+    return error

@@ -1,0 +1,51 @@
+-- Shared by the scripts that need it: the loader puts this file before them. One generation has these keys, all in the
+-- slot of its stream: {stream}:{n} the job, a hash; :fence "epoch:last", with ":sealed" once it is; :log, a stream whose
+-- entry ids are the offsets of their last records; :fold, the checkpoint.
+local ACTIVE = { running = true, requires_action = true }
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1e6
+end
+
+local function seconds(time)
+  return string.format('%.6f', time)
+end
+
+-- epoch and last offset as strings, and whether the log is sealed; nothing for a generation that is not there
+local function fence(key)
+  local found = redis.call('GET', key .. ':fence')
+  if not found then return nil end
+  local epoch, last, sealed = string.match(found, '^(%d+):(%d+)(.*)$')
+  return epoch, last, sealed ~= ''
+end
+
+local function expire(key, milliseconds)
+  for _, part in ipairs({ '', ':fence', ':log', ':fold' }) do
+    redis.call('PEXPIRE', key .. part, milliseconds)
+  end
+end
+
+local function job(stream, number)
+  local key = stream .. ':' .. number
+  local fields = redis.call('HGETALL', key)
+  if #fields == 0 then return false end
+  return { tostring(number), fields, redis.call('GET', key .. ':fence') or '' }
+end
+
+-- Ask the owner to look at the job record.
+local function call_owner(channels, owner, stream_id, number)
+  redis.call('PUBLISH', channels .. owner, cjson.encode({ stream_id, tonumber(number) }))
+end
+
+-- The terminal record, the status and the time in one step, and the news of it to whoever follows.
+local function seal(stream, number, epoch, last, status, kind, payload, keep)
+  local key = stream .. ':' .. number
+  local offset = string.format('%d', last + 1)
+  local entry = '[' .. number .. ',' .. offset .. ',[["' .. kind .. '",' .. payload .. ']]]'
+  redis.call('XADD', key .. ':log', offset .. '-0', 'e', entry)
+  redis.call('SET', key .. ':fence', epoch .. ':' .. offset .. ':sealed')
+  redis.call('HSET', key, 'status', status, 'settled', seconds(now()), 'kind', kind, 'payload', payload)
+  expire(key, keep)
+  redis.call('PUBLISH', stream, entry)
+end

@@ -1,0 +1,41 @@
+-- KEYS: stream. ARGV: stream id, channels of replicas, owner, token, request id, expected number, replica, lease in
+-- seconds, limits, ms that running data is kept, that ended data is, that numbers are, status of a replaced job, then
+-- fields of the job and their values.
+local stream = KEYS[1]
+local stream_id, channels, owner, token, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local known = redis.call('HMGET', stream, 'owner', 'used', 'token')
+local used = tonumber(known[2] or '0')
+if known[1] and known[1] ~= owner then return { 'not_found' } end
+if known[3] == token then -- the answer to the first try was lost
+  local replaced = used > 1 and job(stream, used - 1)
+  return { 'created', job(stream, used), replaced and redis.call('HGET', stream .. ':' .. (used - 1), 'by') == token and replaced }
+end
+if request ~= '' then
+  local number = redis.call('HGET', stream, 'r:' .. request)
+  local found = number and job(stream, number)
+  if found then return { 'attached', found } end
+end
+if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= used then return { 'conflict', used } end
+
+local number = string.format('%d', used + 1)
+local replaced = false
+local before = stream .. ':' .. string.format('%d', used)
+if used > 0 and ACTIVE[redis.call('HGET', before, 'status')] then
+  local epoch, last = fence(before)
+  redis.call('HSET', before, 'by', token)
+  seal(stream, string.format('%d', used), epoch, last, ARGV[13], 'replaced', '{"by_generation":' .. number .. '}', ARGV[11])
+  call_owner(channels, redis.call('HGET', before, 'replica'), stream_id, used)
+  replaced = job(stream, string.format('%d', used))
+end
+
+local time = now()
+local key = stream .. ':' .. number
+redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' .. number, '')
+if request ~= '' then redis.call('HSET', stream, 'r:' .. request, number) end
+redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request, 'replica', ARGV[7], 'lease', ARGV[8],
+  'until', seconds(time + tonumber(ARGV[8])), 'created', seconds(time), 'active', seconds(time), 'limits', ARGV[9])
+if #ARGV > 13 then redis.call('HSET', key, unpack(ARGV, 14)) end
+redis.call('SET', key .. ':fence', '1:0')
+expire(key, ARGV[10])
+redis.call('PEXPIRE', stream, ARGV[12])
+return { 'created', job(stream, number), replaced }

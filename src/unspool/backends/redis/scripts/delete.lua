@@ -1,0 +1,17 @@
+-- KEYS: stream. ARGV: number, seconds that a completed one is kept, that another is. Answers whether it is gone by this.
+local stream, number = KEYS[1], ARGV[1]
+local key = stream .. ':' .. number
+local state = redis.call('HMGET', key, 'status', 'settled', 'request')
+if not state[1] then
+  redis.call('HDEL', stream, 'g:' .. number)
+  return -1
+end
+if ACTIVE[state[1]] then return 0 end
+local kept = tonumber(state[1] == 'complete' and ARGV[2] or ARGV[3])
+if now() - tonumber(state[2]) < kept then return 0 end
+redis.call('DEL', key, key .. ':fence', key .. ':log', key .. ':fold')
+redis.call('HDEL', stream, 'g:' .. number)
+if state[3] ~= '' and redis.call('HGET', stream, 'r:' .. state[3]) == number then
+  redis.call('HDEL', stream, 'r:' .. state[3])
+end
+return 1

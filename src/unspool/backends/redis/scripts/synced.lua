@@ -1,0 +1,5 @@
+-- KEYS: stream. ARGV: number, 1 or 0. Answers the last number used, and whether the job is there.
+local key = KEYS[1] .. ':' .. ARGV[1]
+local there = redis.call('EXISTS', key)
+if there == 1 then redis.call('HSET', key, 'synced', ARGV[2]) end
+return { redis.call('HGET', KEYS[1], 'used'), there }

@@ -1,0 +1,300 @@
+"""Jobs and logs in Redis. What concerns one stream is one script in its slot; the indexes beside it are eventually
+right, and healed while they are read: see `indexes.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from unspool.backends.redis import wire
+from unspool.backends.redis.indexes import Indexes
+from unspool.backends.redis.keys import Keys
+from unspool.backends.redis.topology import Topology
+from unspool.errors import Fenced, GenerationConflict, Gone, NotFound
+from unspool.events import Record
+from unspool.jobs import GenerationKey, Job, Lease, Owner, Status, Trigger, transition
+from unspool.protocols import Checkpoint, Counts, Created, NewJob, Page, Renewal, Sealed
+
+PUBLISHED: Final = 64 * 1024
+"""Bytes up to which a hint carries the records; readers of larger batches read the log."""
+PAGE_BYTES: Final = 1024 * 1024
+_NUMBERS: Final = 90 * 24 * 3600
+"""Seconds for which the numbers of a stream without generations are remembered."""
+_RUNNING: Final = 3600.0
+"""Seconds, at least, for which running data is kept without a renewal."""
+
+
+class RedisStore:
+    """A JobStore in Redis 6.2 or later, or Valkey.
+
+    `retention`: seconds for which ended generations may be kept; the database forgets them by itself a little later,
+    also when no replica is left to delete them.
+    """
+
+    kind = "redis"
+
+    def __init__(self, topology: Topology, *, prefix: str = "unspool", retention: float = 3600.0) -> None:
+        self._redis = topology
+        self._keys = Keys(prefix)
+        self._indexes = Indexes(topology, self._keys)
+        self._kept_ended = _ms(retention + 60)
+        self._due: dict[GenerationKey, float] = {}  # when the next append of ours renews the lease
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self._keys.prefix} {self._redis!r}>"
+
+    async def open(self) -> None:
+        await self._redis.open()
+
+    async def close(self) -> None:
+        self._due.clear()
+        await self._redis.close()
+
+    async def ping(self) -> None:
+        await asyncio.gather(*(pipe.call(b"PING") for pipe in self._redis.pipes()))
+
+    # creating and finding
+
+    async def create(self, new: NewJob) -> Created:
+        stream = self._keys.stream(new.stream_id)
+        owner = wire.owner_bytes(new.owner)
+        request, expected = new.request_id or "", "" if new.expect_generation is None else new.expect_generation
+        seen = await self._redis.run("peek", stream, owner, request, expected)
+        if seen[0] == b"free":
+            # Indexes first: what is created can always be found, and what is not is found to be missing.
+            await self._indexes.enter(new.stream_id, owner, new.lease)
+            seen = await self._redis.run(
+                "create", stream, new.stream_id, self._keys.channels, owner, secrets.token_hex(8), request, expected,
+                new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
+                _ms(_NUMBERS), _sealed_as("replaced"), *wire.known_metadata(new.metadata),
+            )  # fmt: skip
+        match seen[0]:
+            case b"not_found":
+                raise NotFound
+            case b"conflict":
+                raise GenerationConflict(
+                    f"stream {new.stream_id!r} is at generation {seen[1]}, not at {new.expect_generation}",
+                    generation=seen[1],
+                )
+            case b"attached":
+                return Created(wire.job_of(new.stream_id, seen[1]), attached=True)
+            case _:
+                job = wire.job_of(new.stream_id, seen[1])
+        replaced = wire.job_of(new.stream_id, seen[2]) if len(seen) > 2 and seen[2] else None
+        if replaced is not None:
+            await self._indexes.end(replaced.key, replaced.status)
+        return Created(job, replaced=replaced)
+
+    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+        reply = await self._redis.run("get", self._keys.stream(stream_id), "" if generation is None else generation)
+        return _found(stream_id, generation, reply, owner)
+
+    # writing
+
+    async def append(
+        self, key: GenerationKey, epoch: int, records: Sequence[Record], *, metadata: Mapping[str, Any] | None = None,
+        status: Status | None = None,
+    ) -> None:  # fmt: skip
+        if not records:
+            await self._change(key, epoch, metadata, status)
+            return
+        stream = self._keys.stream(key.stream_id)
+        base = b"%b:%d" % (stream, key.generation)
+        last = records[-1].offset
+        entry = wire.entry_of(key.generation, records)
+        notice = b"" if len(entry) <= PUBLISHED else wire.notice_of(key.generation, last)
+        renew = _running(0) if self._due.get(key, 0.0) <= time.monotonic() else b""
+        sets, clears = _changes(metadata, status)
+        reply = await self._redis.run(
+            "append", base + b":fence", b"%d:%d" % (epoch, records[0].offset - 1), b"%d:%d" % (epoch, last),
+            b"%d-0" % last, entry, notice, renew, len(sets), *sets, *clears,
+            more=(base + b":log", base, stream),
+        )  # fmt: skip
+        if reply < 0:
+            self._due.pop(key, None)
+            raise Fenced(f"{key} is sealed, has another owner, or does not end before offset {records[0].offset}")
+        if renew:
+            self._due[key] = time.monotonic() + min(reply / 6000, 1.0)
+
+    async def _change(
+        self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any] | None, status: Status | None
+    ) -> Job:
+        sets, clears = _changes(metadata, status)
+        reply = await self._redis.run(
+            "update", self._keys.stream(key.stream_id), key.generation, epoch, len(sets), *sets, *clears
+        )
+        if not reply:
+            raise Fenced(f"{key} is sealed, not there, or no longer at epoch {epoch}")
+        return wire.job_of(key.stream_id, reply)
+
+    async def update(self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any]) -> Job:
+        return await self._change(key, epoch, metadata, None)
+
+    async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
+        used, first, fence, *entries = await self._redis.run(
+            "read", self._keys.stream(key.stream_id), key.generation, after, limit, PAGE_BYTES
+        )
+        if not fence:
+            raise _missing(key.generation, used)
+        _, last, sealed = wire.fence_of(fence)
+        low = max(after, int(first) - 1)
+        records = [record for entry in entries for record in wire.records_of(entry)[2] if record.offset > low]
+        return Page(records[:limit], int(first), last, sealed)
+
+    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
+        self._due.pop(key, None)
+        used, found, won = await self._redis.run(
+            "seal", self._keys.stream(key.stream_id), key.generation, epoch, _sealed_as(type), type, payload,
+            self._kept_ended,
+        )  # fmt: skip
+        if not found:
+            raise _missing(key.generation, used)
+        if won < 0:
+            raise Fenced(f"{key} is no longer at epoch {epoch}")
+        job = wire.job_of(key.stream_id, found)
+        if won:
+            await self._indexes.end(key, job.status)
+            return Sealed(job, won=True)
+        terminal = job.terminal
+        repeated = (
+            epoch == job.lease.epoch and terminal is not None and (terminal.type, terminal.payload) == (type, payload)
+        )
+        if repeated:  # the answer to the first try was lost, and what should have followed it may have been, too
+            await self._indexes.end(key, job.status)
+        return Sealed(job, won=repeated)
+
+    async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:
+        reply = await self._redis.run(
+            "abort", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels,
+            wire.json_bytes(by), wire.json_bytes(reason),
+        )  # fmt: skip
+        return _found(key.stream_id, key.generation, reply, None)
+
+    async def mark_synced(self, key: GenerationKey, synced: bool) -> None:
+        used, there = await self._redis.run(
+            "synced", self._keys.stream(key.stream_id), key.generation, b"1" if synced else b"0"
+        )
+        if not there:
+            raise _missing(key.generation, used)
+
+    # leases
+
+    async def renew(
+        self, replica: str, leases: Sequence[tuple[GenerationKey, int]], seconds: float
+    ) -> Sequence[Renewal]:
+        await self._indexes.renew([key.stream_id for key, _ in leases], seconds)
+        found: list[tuple[int, bytes | None]] = await asyncio.gather(
+            *(
+                self._redis.run(
+                    "renew", self._keys.stream(key.stream_id), key.generation, epoch, replica, seconds,
+                    _running(seconds), _ms(_NUMBERS),
+                )
+                for key, epoch in leases
+            ),
+        )  # fmt: skip
+        return [Renewal(held == 1, wire.abort_of(abort)) for held, abort in found]
+
+    async def take_over(
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+    ) -> Lease | None:
+        ends = await self._redis.run(
+            "take_over", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels, epoch,
+            replica, seconds, b"1" if only_expired else b"0",
+        )  # fmt: skip
+        if not ends:
+            return None
+        await self._indexes.renew([key.stream_id], seconds)
+        return Lease(replica, epoch + 1, float(ends))
+
+    async def expired(self, limit: int) -> Sequence[Job]:
+        return await self._indexes.expired(limit)
+
+    # listing
+
+    async def active(self, owner: Owner) -> Sequence[Job]:
+        jobs = [job for job in await self._indexes.of_owner(owner) if not job.settled]
+        return sorted(jobs, key=lambda job: job.created_at)
+
+    async def jobs(self, owner: Owner | None, status: Status | None, limit: int) -> Sequence[Job]:
+        found = await (self._indexes.all() if owner is None else self._indexes.of_owner(owner))
+        jobs = [job for job in found if status is None or job.status is status]
+        return sorted(jobs, key=lambda job: job.created_at, reverse=True)[:limit]
+
+    async def counts(self) -> Counts:
+        by_status = dict.fromkeys(Status, 0)
+        for job in await self._indexes.all():
+            by_status[job.status] += 1
+        return Counts(sum(by_status.values()), by_status)
+
+    # keeping
+
+    async def save_checkpoint(self, key: GenerationKey, epoch: int, checkpoint: Checkpoint) -> None:
+        kept = await self._redis.run(
+            "checkpoint", self._keys.stream(key.stream_id), key.generation, epoch, checkpoint.offset, checkpoint.state,
+            _running(0),
+        )  # fmt: skip
+        if not kept:
+            raise Fenced(f"{key} is sealed, or no longer at epoch {epoch}")
+
+    async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
+        stream = self._keys.stream(key.stream_id)
+        found = await self._redis.call(stream, b"GET", b"%b:%d:fold" % (stream, key.generation))
+        if found is None:
+            return None
+        offset, _, state = found.partition(b":")
+        return Checkpoint(int(offset), state)
+
+    async def trim(self, key: GenerationKey, epoch: int, up_to: int) -> None:
+        done = await self._redis.run("trim", self._keys.stream(key.stream_id), key.generation, epoch, up_to)
+        if done == 0:
+            raise Fenced(f"{key} is sealed, or no longer at epoch {epoch}")
+        if done < 0:
+            raise ValueError(f"{key}: no checkpoint covers the records up to {up_to}")
+
+    async def delete(self, key: GenerationKey) -> bool:
+        done = await self._redis.run("delete", self._keys.stream(key.stream_id), key.generation, 0, 0)
+        return done == 1
+
+    async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
+        return await self._indexes.delete_expired(retention, completed_retention)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _running(lease: float) -> int:
+    return _ms(max(_RUNNING, 10 * lease))
+
+
+def _sealed_as(type: str) -> str:
+    status = transition(Status.RUNNING, Trigger(type))
+    assert status is not None, f"{type} seals nothing"
+    return status
+
+
+def _changes(metadata: Mapping[str, Any] | None, status: Status | None) -> tuple[list[bytes], list[bytes]]:
+    sets, clears = wire.metadata_fields(metadata or {})
+    if status is not None:
+        sets += [b"status", status.encode()]
+    return sets, clears
+
+
+def _missing(number: int, used: bytes | None) -> NotFound | Gone:
+    return Gone(generation=number) if used is not None and 1 <= number <= int(used) else NotFound()
+
+
+def _found(stream_id: str, generation: int | None, reply: Sequence[Any], owner: Owner | None) -> Job:
+    used, found = reply
+    if used is None:
+        raise NotFound
+    if not found:
+        # Whose a stream without generations is would be another question; nobody is told more than its owner could be.
+        raise _missing(int(used) if generation is None else generation, used)
+    job = wire.job_of(stream_id, found)
+    if owner is not None and job.owner != owner:
+        raise NotFound
+    return job

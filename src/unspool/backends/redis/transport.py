@@ -1,0 +1,186 @@
+"""Hints from Redis. The scripts publish them in the step in which something happens, so a channel only listens.
+
+A replica has one connection for that: on it it hears when it is called as an owner, and what happens on the streams
+that somebody follows here. While it is away hints are lost, as hints may be; afterwards everything is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from unspool.backends.redis import wire
+from unspool.backends.redis.keys import Keys
+from unspool.backends.redis.pipe import reply_on
+from unspool.backends.redis.topology import Topology
+from unspool.errors import StoreUnavailable
+from unspool.jobs import GenerationKey
+from unspool.protocols import Hint
+
+_log = logging.getLogger("unspool.redis")
+_SILENCE: Final = 5.0
+"""Seconds without a word after which the server is asked whether it is still there, and then given up."""
+_PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class RedisTransport:
+    """Listens to what the scripts of a RedisStore under the same prefix publish."""
+
+    def __init__(self, topology: Topology, *, prefix: str = "unspool") -> None:
+        self._redis = topology
+        self._keys = Keys(prefix)
+
+    async def connect(self, replica: str, deliver: Callable[[Hint], None]) -> RedisChannel:
+        channel = RedisChannel(self._redis, self._keys, replica, deliver)
+        await channel.open()
+        return channel
+
+
+class RedisChannel:
+    """One replica's ear."""
+
+    def __init__(self, topology: Topology, keys: Keys, replica: str, deliver: Callable[[Hint], None]) -> None:
+        self._redis = topology
+        self._keys = keys
+        self._own = keys.replica(replica)
+        self._deliver = deliver
+        self._watched: dict[bytes, dict[int, GenerationKey]] = {}  # channel → generations
+        self._connection: AbstractConnection | None = None
+        self._told: list[tuple[bytes, bytes]] = []  # what the server is still to be told
+        self._telling: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<RedisChannel {self._own.decode()} watching={len(self._watched)} connected={bool(self._connection)}>"
+
+    async def open(self) -> None:
+        """Connect and subscribe. Raises StoreUnavailable."""
+        try:
+            async with asyncio.timeout(self._redis.timeout):
+                await self._connect()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis cannot be reached for hints: {error}") from error
+        self._listener = asyncio.create_task(self._listen(), name="redis hints")
+
+    # what is watched
+
+    def watch(self, key: GenerationKey, *, local: bool = False) -> None:
+        if local:  # the owner is called on the channel of its replica
+            return
+        channel = self._keys.stream(key.stream_id)
+        watched = self._watched.setdefault(channel, {})
+        if not watched:
+            self._tell(b"SUBSCRIBE", channel)
+        watched[key.generation] = key
+
+    def unwatch(self, key: GenerationKey) -> None:
+        channel = self._keys.stream(key.stream_id)
+        watched = self._watched.get(channel)
+        if watched is None or watched.pop(key.generation, None) is None:
+            return
+        if not watched:
+            del self._watched[channel]
+            self._tell(b"UNSUBSCRIBE", channel)
+
+    def publish(self, hint: Hint) -> None:
+        """Nothing: the scripts have said it already."""
+
+    def _tell(self, verb: bytes, channel: bytes) -> None:
+        self._told.append((verb, channel))
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._tell_all(), name="redis subscribe")
+
+    async def _tell_all(self) -> None:
+        try:
+            while self._told and self._connection is not None:
+                told, self._told = self._told, []
+                await self._send(self._connection, told)
+        except (RedisError, OSError):
+            pass  # the listener notices, and subscribes to everything anew
+        finally:
+            self._telling = None
+
+    @staticmethod
+    async def _send(connection: AbstractConnection, told: list[tuple[bytes, bytes]]) -> None:
+        await connection.send_packed_command(connection.pack_commands(told), check_health=False)
+
+    # listening
+
+    async def _connect(self) -> None:
+        connection = self._redis.connect()
+        await connection.connect()
+        self._told.clear()
+        await self._send(connection, [(b"SUBSCRIBE", channel) for channel in (self._own, *self._watched)])
+        self._connection = connection
+
+    async def _listen(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                if self._connection is None:
+                    async with asyncio.timeout(self._redis.timeout):
+                        await self._connect()
+                    self._look_at_everything()
+                attempt = 0
+                await self._read_on()
+            except (RedisError, OSError, TimeoutError) as error:
+                _log.warning("hints from Redis are interrupted: %s", error or "no answer in time")
+                await self._disconnect()
+                await asyncio.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
+                attempt += 1
+
+    async def _read_on(self) -> None:
+        asked = False
+        while self._connection is not None:
+            try:
+                async with asyncio.timeout(_SILENCE):
+                    message = await reply_on(self._connection, keep=True)
+            except TimeoutError:
+                if asked:
+                    raise
+                asked = True
+                await self._send(self._connection, [(b"PING", b"")])
+                continue
+            asked = False
+            if message[0] == b"message":
+                self._hear(message[1], message[2])
+
+    def _hear(self, channel: bytes, data: bytes) -> None:
+        try:
+            if channel == self._own:
+                self._deliver(Hint(GenerationKey(*wire.call_of(data)), control=True))
+                return
+            generation, last, records = wire.records_of(data)
+            key = self._watched.get(channel, {}).get(generation)
+            if key is not None:
+                sealed = bool(records) and records[-1].terminal
+                self._deliver(Hint(key, last, records, control=sealed))
+        except Exception:  # noqa: BLE001
+            # A word that is not understood is a hint that is lost; the next one counts.
+            _log.exception("a hint on %r is not understood", channel)
+
+    def _look_at_everything(self) -> None:
+        """What was said meanwhile was not heard."""
+        for watched in list(self._watched.values()):
+            for key in list(watched.values()):
+                self._deliver(Hint(key, control=True))
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._listener, self._telling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._watched.clear()
+        await self._disconnect()

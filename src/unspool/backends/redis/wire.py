@@ -1,0 +1,153 @@
+"""How records and jobs are written in Redis, and read again. Pure.
+
+A log entry and the hint that announces it are the same bytes, JSON: `[generation, first offset, [[type, data], …]]`,
+with a third item `true` where a record is internal; without records, as a mere notice, `[generation, last offset]`.
+Payloads are embedded as they are and come back byte by byte. With `redis-cli` one can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, get_type_hints
+
+import msgspec
+
+from unspool.events import Record
+from unspool.jobs import AbortRequest, Job, Lease, Limits, Metadata, Owner, Status
+
+_encode: Final = msgspec.json.encode
+
+
+class _Item(msgspec.Struct, array_like=True, gc=False):
+    type: str
+    payload: msgspec.Raw
+    internal: bool = False
+
+
+class _Entry(msgspec.Struct, array_like=True, gc=False):
+    generation: int
+    first: int
+    items: list[_Item] = []
+
+
+_entry: Final = msgspec.json.Decoder(_Entry)
+_call: Final = msgspec.json.Decoder(tuple[str, int])
+_owner: Final = msgspec.json.Decoder(tuple[str | None, str | None])
+_abort: Final = msgspec.json.Decoder(tuple[str, str | None, float])
+_limits: Final = msgspec.json.Decoder(Limits)
+_metadata: Final[Mapping[bytes, tuple[str, msgspec.json.Decoder[Any]]]] = {
+    f"m:{name}".encode(): (name, msgspec.json.Decoder(kind)) for name, kind in get_type_hints(Metadata).items()
+}
+
+
+@lru_cache(1024)
+def _name(type: str) -> bytes:
+    return _encode(type)
+
+
+# records
+
+
+def entry_of(generation: int, records: Sequence[Record]) -> bytes:
+    """A log entry of records that follow on one another."""
+    items = [
+        b"[%b,%b,true]" % (_name(record.type), record.payload)
+        if record.internal
+        else b"[%b,%b]" % (_name(record.type), record.payload)
+        for record in records
+    ]
+    return b"[%d,%d,[%b]]" % (generation, records[0].offset, b",".join(items))
+
+
+def notice_of(generation: int, last: int) -> bytes:
+    """A hint without records, for batches that are too large to be published."""
+    return b"[%d,%d]" % (generation, last)
+
+
+def records_of(data: bytes) -> tuple[int, int, list[Record]]:
+    """The generation, the last offset and the records of an entry or a notice."""
+    entry = _entry.decode(data)
+    records = [
+        Record(offset, item.type, bytes(item.payload), item.internal)
+        for offset, item in enumerate(entry.items, entry.first)
+    ]
+    return entry.generation, records[-1].offset if records else entry.first, records
+
+
+def call_of(data: bytes) -> tuple[str, int]:
+    """Whom an owner is called about: stream id, generation."""
+    return _call.decode(data)
+
+
+# jobs: a hash, and the fence that stands beside it
+
+
+def owner_bytes(owner: Owner) -> bytes:
+    return _encode(tuple(owner))
+
+
+def limits_bytes(limits: Limits) -> bytes:
+    return _encode(limits)
+
+
+def json_bytes(value: object) -> bytes:
+    return _encode(value)
+
+
+def metadata_fields(changes: Mapping[str, Any]) -> tuple[list[bytes], list[bytes]]:
+    """Fields and values to set, one after the other, and fields to clear."""
+    sets: list[bytes] = []
+    clears: list[bytes] = []
+    for name, value in changes.items():
+        if value is None:
+            clears.append(f"m:{name}".encode())
+        else:
+            sets += [f"m:{name}".encode(), _encode(value)]
+    return sets, clears
+
+
+def known_metadata(metadata: Metadata) -> list[bytes]:
+    """Fields and values of a whole Metadata."""
+    return metadata_fields(msgspec.structs.asdict(metadata))[0]
+
+
+def fence_of(data: bytes) -> tuple[int, int, bool]:
+    """Epoch, last offset, and whether the log is sealed."""
+    epoch, last, *sealed = data.split(b":")
+    return int(epoch), int(last), bool(sealed)
+
+
+def abort_of(data: bytes | None) -> AbortRequest | None:
+    """The Stop that was asked for, if one was."""
+    return None if data is None else AbortRequest(*_abort.decode(data))
+
+
+def job_of(stream_id: str, reply: Sequence[Any]) -> Job:
+    """A job from what a script answers: the number, fields and values, the fence."""
+    number, flat, fence = reply
+    fields: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
+    epoch, last, _ = fence_of(fence)
+    user, tenant = _owner.decode(fields[b"owner"])
+    known = {name: decoder.decode(fields[field]) for field, (name, decoder) in _metadata.items() if field in fields}
+    settled = fields.get(b"settled")
+    request = fields[b"request"]
+    return Job(
+        stream_id=stream_id,
+        generation=int(number),
+        status=Status(fields[b"status"].decode()),
+        lease=Lease(fields[b"replica"].decode(), epoch, float(fields[b"until"])),
+        created_at=float(fields[b"created"]),
+        active_at=float(fields[b"active"]),
+        user=user,
+        tenant=tenant,
+        settled_at=float(settled) if settled is not None else None,
+        first_offset=int(fields.get(b"first", 1)),
+        last_offset=last,
+        request_id=request.decode() if request else None,
+        abort=abort_of(fields.get(b"abort")),
+        metadata=Metadata(**known),
+        limits=_limits.decode(fields[b"limits"]),
+        synced=fields.get(b"synced") == b"1",
+        terminal=Record(last, fields[b"kind"].decode(), fields[b"payload"]) if settled is not None else None,
+    )
