@@ -120,6 +120,40 @@ class StoreUnavailable(UnspoolError):
     code, status, fault = "store_unavailable", 503, "system"
 
 
+class InsufficientBalance(UnspoolError):
+    """The account's balance does not cover what this may cost.
+
+    Details, in nano-USD: `balance` (posted), `held` by what runs, `needed` and `floor`; and the `account`. Refused when
+    `balance - held - needed` would fall below `floor`.
+    """
+
+    code, status, fault = "insufficient_balance", 402, "caller"
+
+
+class CallStarted(UnspoolError):
+    """This model call was started before and must not be sent again; a retry is a new attempt."""
+
+    code, status, fault = "call_started", 409, "caller"
+
+
+class LedgerConflict(UnspoolError):
+    """The ledger has something else under this key; nothing was changed."""
+
+    code, status, fault = "ledger_conflict", 409, "caller"
+
+
+class UsageConflict(LedgerConflict):
+    """The provider's usage of this model call was reported before, with other figures; no money moved."""
+
+    code, status, fault = "usage_conflict", 409, "system"
+
+
+class UnknownPrice(UnspoolError):
+    """There is no price for this model."""
+
+    code, status, fault = "unknown_price", 422, "caller"
+
+
 class ConfigurationError(UnspoolError):
     """The configuration is not valid."""
 

@@ -35,6 +35,7 @@ FILE: Final = "file"
 SOURCE: Final = "source"
 TITLE: Final = "title"
 USAGE: Final = "usage"
+RESUMED: Final = "resumed"
 CUSTOM: Final = "custom"
 
 COMPLETED: Final = "completed"

@@ -142,6 +142,14 @@ class Limits(msgspec.Struct, frozen=True):
     log_bytes: int = 64 * 1024 * 1024
 
 
+class Task(msgspec.Struct, frozen=True):
+    """A run by name. `args`: JSON. `resume`: whoever knows the name may go on with it when its owner is lost."""
+
+    name: str
+    args: dict[str, Any]
+    resume: bool = False
+
+
 class Metadata(msgspec.Struct, frozen=True):
     """What a chat product keeps about a turn. None: not known, or cleared. 0 is a value."""
 
@@ -200,6 +208,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     abort: AbortRequest | None = None
     metadata: Metadata = Metadata()
     limits: Limits = Limits()
+    task: Task | None = None
     synced: bool = False
     terminal: Record | None = None
     attached: bool = False

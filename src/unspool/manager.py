@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ from unspool.errors import (
     UnspoolError,
 )
 from unspool.events import Record
-from unspool.jobs import Job, Limits, Metadata, Owner, Status, User, check_id, owner_of
+from unspool.jobs import Job, Limits, Metadata, Owner, Status, Task, User, check_id, owner_of
 from unspool.options import Hooks, Options
 from unspool.outcomes import AbortOutcome, Unknown
 from unspool.producer import Generation
@@ -40,10 +40,9 @@ from unspool.resume import ResumeState, resume_state
 from unspool.runs import Run
 from unspool.subscription import Subscription
 from unspool.supervisor import Supervisor
+from unspool.tasks import NamedRun, OwnerLost, RunFunction, Tasks
 from unspool.terminals import Aborted
 from unspool.viewer import Viewer
-
-RunFunction = Callable[[Generation], Awaitable[object]]
 
 
 class GenerationManager:
@@ -68,10 +67,11 @@ class GenerationManager:
         self.options = options or Options()
         self.hooks = hooks or Hooks()
         if store is None or transport is None:
-            store, transport = backends.from_url("memory://", self.options)
+            store, transport = backends.connect("memory://", self.options)
         self.store = store
         self._transport = transport
         self._name = replica or f"replica-{secrets.token_hex(4)}"
+        self._tasks = Tasks()
         self._replica: Replica | None = None
         self._supervisor: Supervisor | None = None
         self._starting = asyncio.Lock()
@@ -79,19 +79,11 @@ class GenerationManager:
 
     @classmethod
     def from_url(
-        cls, url: str = "memory://", *, options: Options | None = None, hooks: Hooks | None = None
+        cls, url: str | object = "memory://", *, options: Options | None = None, hooks: Hooks | None = None
     ) -> GenerationManager:
-        """A manager over the back end that `url` names. Raises ConfigurationError."""
-        store, transport = backends.from_url(url, options or Options())
-        return cls(store, transport, options=options, hooks=hooks)
-
-    @classmethod
-    def from_client(
-        cls, client: object, *, prefix: str = "unspool", options: Options | None = None, hooks: Hooks | None = None
-    ) -> GenerationManager:
-        """A manager over a client that exists already: a `redis.asyncio.Redis` or `RedisCluster`, which stays open when
-        the manager stops. `prefix`: of all keys. Raises ConfigurationError for any other object."""
-        store, transport = backends.from_client(client, prefix, options or Options())
+        """A manager over the back end that `url` names, or over a client that exists already: a `redis.asyncio.Redis`
+        or `RedisCluster`, which stays open when the manager stops. Raises ConfigurationError."""
+        store, transport = backends.connect(url, options or Options())
         return cls(store, transport, options=options, hooks=hooks)
 
     def __repr__(self) -> str:
@@ -112,7 +104,7 @@ class GenerationManager:
             except UnspoolError:
                 await self.store.close()
                 raise
-            self._replica = Replica(self._name, self.store, channel, self.options, self.hooks)
+            self._replica = Replica(self._name, self.store, channel, self.options, self.hooks, self._tasks)
             self._supervisor = Supervisor(self._replica)
             self._supervisor.start()
 
@@ -164,11 +156,18 @@ class GenerationManager:
 
     # creating
 
+    def register(self, name: str, run: NamedRun) -> None:
+        """Name a run, for `start` here and for going on with it elsewhere; it is called with the generation and the
+        JSON arguments of `start`. Raises InvalidArgument."""
+        self._tasks.register(name, run)
+
     async def start(
         self,
         stream_id: str,
-        run: RunFunction,
+        run: RunFunction | str,
         *,
+        args: Mapping[str, Any] | None = None,
+        on_owner_lost: OwnerLost = "fail",
         user: str | None = None,
         tenant: str | None = None,
         request_id: str | None = None,
@@ -182,10 +181,18 @@ class GenerationManager:
         the race, and the job's `attached` says so. `expect_generation`: the number that the stream's last generation
         must have (0: none yet), else GenerationConflict. Raises NotFound for a stream of another owner,
         CapacityExceeded, ShuttingDown, InvalidArgument.
+
+        `run` may be the name of a registered one, with `args`. Then `on_owner_lost="resume"` lets a survivor go on with
+        it when this process dies: in the same log, with the content so far in `Generation.snapshot`, and with
+        `Generation.attempt` above 1.
         """
-        job, owned = await self._create(stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits)
+        begun = self._tasks.describe(run, args, on_owner_lost)
+        task = begun if isinstance(begun, Task) else None
+        job, owned = await self._create(
+            stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits, task
+        )
         if owned is not None:
-            owned.watch(asyncio.create_task(_call(run, owned.generation), name=f"run {job.key}"))
+            owned.begin(begun)
         return job
 
     @asynccontextmanager
@@ -215,14 +222,9 @@ class GenerationManager:
         await run.leave(error)
 
     async def _create(
-        self,
-        stream_id: str,
-        owner: Owner,
-        request_id: str | None,
-        expect_generation: int | None,
-        metadata: Mapping[str, Any] | None,
-        limits: Limits | None,
-    ) -> tuple[Job, Run | None]:
+        self, stream_id: str, owner: Owner, request_id: str | None, expect_generation: int | None,
+        metadata: Mapping[str, Any] | None, limits: Limits | None, task: Task | None = None,
+    ) -> tuple[Job, Run | None]:  # fmt: skip
         replica = self.replica
         if replica.closing:
             raise ShuttingDown
@@ -233,7 +235,8 @@ class GenerationManager:
             raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
         new = NewJob(
             stream_id=stream_id, owner=owner, replica=replica.name, lease=self.options.lease, request_id=request_id,
-            expect_generation=expect_generation, metadata=Metadata.of(metadata), limits=limits or self.options.limits,
+            expect_generation=expect_generation, metadata=Metadata.of(metadata), task=task,
+            limits=limits or self.options.limits,
         )  # fmt: skip
         with replica.creation():
             created = await self.store.create(new)
@@ -246,15 +249,9 @@ class GenerationManager:
     # following
 
     async def follow(
-        self,
-        stream_id: str,
-        *,
-        user: User = None,
-        tenant: str | None = None,
-        after: int = 0,
-        generation: int | None = None,
-        snapshot: bool = False,
-    ) -> AsyncGenerator[Record, None]:
+        self, stream_id: str, *, user: User = None, tenant: str | None = None, after: int = 0,
+        generation: int | None = None, snapshot: bool = False,
+    ) -> AsyncGenerator[Record, None]:  # fmt: skip
         """Records after a position, in order, each once; ends after the terminal record.
 
         `generation`: an older one instead of the stream's last. `snapshot`: begin with one `sync` record, the content
@@ -269,15 +266,9 @@ class GenerationManager:
                 yield record
 
     async def view(
-        self,
-        stream_id: str,
-        *,
-        user: User = None,
-        tenant: str | None = None,
-        after: int = 0,
-        generation: int | None = None,
-        snapshot: bool = False,
-    ) -> Viewer:
+        self, stream_id: str, *, user: User = None, tenant: str | None = None, after: int = 0,
+        generation: int | None = None, snapshot: bool = False,
+    ) -> Viewer:  # fmt: skip
         """As `follow`, as an object: a Viewer, attached at once. Close it, or use it as a context manager."""
         replica = self.replica
         job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
@@ -403,7 +394,3 @@ class GenerationManager:
             "tails": len(replica.tails),
             "viewers": len(replica.viewers),
         }
-
-
-async def _call(run: RunFunction, generation: Generation) -> object:
-    return await run(generation)

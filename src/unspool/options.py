@@ -46,6 +46,8 @@ class Options:
     """Seconds between two sweeps: expired leases, stalls, retention."""
     drain: float = 5.0
     """Seconds that running generations may go on after `stop`; then they are interrupted."""
+    resumes: int = 3
+    """Times that a resumable run is gone on with after its owner was lost; then it has failed."""
     hook_timeout: float = 10.0
     """Seconds that a hook may take."""
     limits: Limits = field(default_factory=Limits)
@@ -55,6 +57,8 @@ class Options:
         for name in ("lease", "poll", "sweep", "hook_timeout"):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(f"{name} must be more than 0 seconds, not {getattr(self, name)}")
+        if self.resumes < 0:
+            raise InvalidArgument(f"resumes must be 0 or more, not {self.resumes}")
         for name in ("abort_grace", "retention", "drain"):
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"{name} must be 0 seconds or more, not {getattr(self, name)}")

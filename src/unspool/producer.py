@@ -67,6 +67,11 @@ class Generation:
         return self.job.generation
 
     @property
+    def attempt(self) -> int:
+        """1, or more where the run goes on after its owner was lost: what it said before is in `snapshot`."""
+        return self.job.lease.epoch
+
+    @property
     def paused(self) -> bool:
         """It waits for an approval: silence is no stall."""
         return bool(self._pending_approvals)
@@ -201,7 +206,8 @@ class Generation:
 
     def call_id(self, agent: str = "main", step: str = "0") -> str:
         """A new id for a model call: `{stream}/{generation}/{agent}/{step}/{attempt}`, never given twice."""
-        attempt = self._calls[agent, step] = self._calls.get((agent, step), 0) + 1
+        number = self._calls[agent, step] = self._calls.get((agent, step), 0) + 1
+        attempt = str(number) if self.attempt == 1 else f"{self.attempt}.{number}"
         return f"{self.key}/{agent}/{step}/{attempt}"
 
     def statistics(self) -> dict[str, Any]:
@@ -230,7 +236,8 @@ class Generation:
                 part_id = opened[1]
             else:
                 self._parts += 1
-                part_id = f"p{self._parts}"
+                # What an earlier attempt began is not gone on with: nobody knows what it was about to say.
+                part_id = f"p{self._parts}" if self.attempt == 1 else f"p{self.attempt}.{self._parts}"
         self._open_parts[agent] = (kind, part_id)
         self._writer.put_delta(kind, part_id, text, marks, internal)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from unspool.events import Record
-from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status
+from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status, Task
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     expect_generation: int | None = None
     metadata: Metadata = Metadata()
     limits: Limits = Limits()
+    task: Task | None = None
 
 
 class Created(msgspec.Struct, frozen=True):

@@ -8,13 +8,15 @@ import logging
 from collections.abc import Coroutine, Generator
 from typing import Any
 
+from unspool import events
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
-from unspool.jobs import GenerationKey, Job
+from unspool.jobs import GenerationKey, Job, Task
 from unspool.options import Hooks, Options
 from unspool.protocols import Channel, Hint, JobStore
 from unspool.runs import Run
 from unspool.settlement import Settler
 from unspool.tail import Tail
+from unspool.tasks import Tasks
 from unspool.terminals import INTERRUPTED, Aborted, Failed
 from unspool.viewer import End, Viewer
 
@@ -25,8 +27,17 @@ _LINGER = 5.0  # seconds that a tail without viewers is kept for those who come 
 class Replica:
     """Runs, tails and viewers of this process, between a store and a channel of hints."""
 
-    def __init__(self, name: str, store: JobStore, channel: Channel, options: Options, hooks: Hooks) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: JobStore,
+        channel: Channel,
+        options: Options,
+        hooks: Hooks,
+        tasks: Tasks,
+    ) -> None:
         self.name = name
+        self.tasks = tasks
         self.store = store
         self.channel = channel
         self.options = options
@@ -128,10 +139,22 @@ class Replica:
         the lease runs out, and another replica says so."""
         if self._closed:
             raise ShuttingDown
-        tail = self._keep(job.key, job.last_offset, local=True)
-        run = Run(job, tail, self.store, self.channel, self.settler, self.options, self._disown)
+        return self._own(job, self._keep(job.key, job.last_offset, local=True))
+
+    def _own(self, job: Job, tail: Tail) -> Run:
+        run = Run(job, tail, self.store, self.channel, self.settler, self.options, self.tasks, self._disown)
         self.runs[job.key] = run
         return run
+
+    async def resume(self, job: Job, task: Task) -> None:
+        """Go on with a run whose owner is lost, and whose lease was just taken over for this replica."""
+        tail = await self.tail(job.key, job)
+        await tail.repair()
+        if self.closing:
+            raise ShuttingDown
+        run = self._own(job, tail)
+        await run.generation.emit(events.RESUMED, {"attempt": job.lease.epoch})
+        run.begin(task)
 
     def _disown(self, run: Run) -> None:
         self.runs.pop(run.key, None)
@@ -187,6 +210,8 @@ class Replica:
     async def close(self, drain: float) -> None:
         """Let runs finish within `drain` seconds, interrupt the rest, release the viewers of everybody else's."""
         self.closing = True
+        for viewer in [viewer for viewer in self.viewers if not viewer.tail.local]:
+            viewer.release()  # what they follow runs elsewhere, and so can they
         if self._creations:
             await asyncio.wait(list(self._creations), timeout=max(drain, self.options.abort_grace))
         self._closed = True

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 
 from unspool.errors import Fenced, GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable
 from unspool.events import Record
-from unspool.jobs import GenerationKey, Job
+from unspool.jobs import GenerationKey, Job, Task
 from unspool.options import Options
 from unspool.producer import Generation
 from unspool.protocols import Channel, Checkpoint, Hint, JobStore
-from unspool.settlement import Settler
+from unspool.settlement import Settler, until_available
 from unspool.tail import Tail
+from unspool.tasks import RunFunction, Tasks
 from unspool.terminals import Aborted, Failed, Verdict
 from unspool.writer import LogWriter
 
@@ -35,6 +36,7 @@ class Run:
         channel: Channel,
         settler: Settler,
         options: Options,
+        tasks: Tasks,
         finished: Callable[[Run], None],
     ) -> None:
         self.job = job
@@ -47,6 +49,7 @@ class Run:
         self._channel = channel
         self._settler = settler
         self._options = options
+        self._tasks = tasks
         self._finished = finished
         self._task: asyncio.Task[object] | None = None
         self._stop: Verdict | None = None
@@ -55,7 +58,7 @@ class Run:
         self._checkpointed = 0
         self._keeper: asyncio.Task[None] | None = None
         self._writer = LogWriter(
-            store, job.key, job.lease.epoch, self._publish, self._on_lost,
+            store, job.key, job.lease.epoch, self._publish, self._on_lost, self._held,
             last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
         )  # fmt: skip
         self.generation = Generation(job, self._writer, tail.snapshot)
@@ -75,9 +78,9 @@ class Run:
 
     # the task
 
-    def watch(self, task: asyncio.Task[object]) -> None:
-        """Follow a task that is the run: its end ends the generation."""
-        self._task = task
+    def begin(self, run: RunFunction | Task) -> None:
+        """Start the run in a task of its own, whose end ends the generation."""
+        task = self._task = asyncio.create_task(self._tasks.call(run, self.generation), name=f"run {self.key}")
         task.add_done_callback(self._on_task_done)
         if self.generation.stopping.is_set():
             self._cancel()
@@ -172,6 +175,9 @@ class Run:
 
     # publishing and keeping
 
+    def _held(self, after: int) -> Sequence[Record] | None:
+        return self.tail.slice(after, limit=self._options.window)
+
     def _publish(self, records: Sequence[Record]) -> None:
         self.active_at = asyncio.get_running_loop().time()
         self.tail.accept(records)
@@ -216,6 +222,7 @@ class Run:
     async def _seal(self, verdict: Verdict) -> None:
         try:
             await self._writer.flush()
+            await until_available(self._writer.restore)
             await self._settler.settle(self.key, self.epoch, verdict, self.tail, patient=True)
         except (Fenced, NotFound, Gone) as error:
             _log.warning("%s: not sealed here: %s", self.key, error)

@@ -43,7 +43,7 @@ class Settler:
 
         `patient`: wait for a store that is away, as the owner does; else StoreUnavailable is raised.
         """
-        step = _until_available if patient else _once
+        step = until_available if patient else _once
         job = await step(lambda: self._store.get(*key))
         if job.settled:
             self.announce(tail, job)
@@ -104,7 +104,8 @@ async def _once(call: Callable[[], Awaitable[_T]]) -> _T:
     return await call()
 
 
-async def _until_available(call: Callable[[], Awaitable[_T]]) -> _T:
+async def until_available(call: Callable[[], Awaitable[_T]]) -> _T:
+    """Call again until the store is there."""
     # Every verb may be repeated, and the store decides when it is too late: another owner, or a seal.
     while True:
         try:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from unspool.errors import Fenced, Gone, NotFound, StoreUnavailable
-from unspool.jobs import Job
+from unspool.errors import Fenced, Gone, NotFound, ShuttingDown, StoreUnavailable
+from unspool.jobs import GenerationKey, Job, Task
 from unspool.replica import Replica
 from unspool.terminals import OWNER_LOST, Aborted, Failed
 
@@ -21,6 +21,8 @@ class Supervisor:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._tasks: list[asyncio.Task[None]] = []
+        self._strange: dict[GenerationKey, float] = {}  # orphans whose name is not known here: since when
+        self._outage = float("-inf")  # when the store was last found to be away
 
     def start(self) -> None:
         options = self._replica.options
@@ -44,6 +46,7 @@ class Supervisor:
             try:
                 await work()
             except StoreUnavailable as error:
+                self._outage = asyncio.get_running_loop().time()
                 _log.warning("the store is unavailable: %s", error)
             except Exception:  # noqa: BLE001
                 # One bad round must not end the care of all that comes after it.
@@ -68,6 +71,8 @@ class Supervisor:
     async def sweep(self) -> None:
         """End what is stalled or too long, take over what has no owner."""
         self._end_overdue()
+        if asyncio.get_running_loop().time() - self._outage < self._replica.options.lease / 2:
+            return  # nobody could renew: owners that are alive come first
         expired = await self._replica.store.expired(_EXPIRED_PER_SWEEP)
         # What is ours is only late: the renewal decides. Save hooks are slow: no orphan waits for those of another.
         await asyncio.gather(*(self._take_over(job) for job in expired if job.key not in self._replica.runs))
@@ -88,17 +93,39 @@ class Supervisor:
             elif limits.duration and now - run.started_at >= limits.duration:
                 run.stop(Aborted("system", "duration"))
 
+    def _resumable(self, job: Job) -> Task | None:
+        """The task of an orphan that is to be gone on with, by whoever knows its name."""
+        task = job.task
+        if task is None or not task.resume or job.abort is not None:
+            return None
+        return task if job.lease.epoch <= self._replica.options.resumes else None
+
+    def _leave_to_others(self, job: Job, task: Task) -> bool:
+        """Its name is not known here; another replica that knows it has one lease's time to take it."""
+        if task.name in self._replica.tasks:
+            return False
+        now = asyncio.get_running_loop().time()
+        return now - self._strange.setdefault(job.key, now) < self._replica.options.lease
+
     async def _take_over(self, job: Job) -> None:
         replica = self._replica
+        task = self._resumable(job)
+        if task is not None and self._leave_to_others(job, task):
+            return
+        self._strange.pop(job.key, None)
         seconds = replica.settler.lease_for_settling(replica.options.lease)
         verdict = Failed(OWNER_LOST, "The process that generated this answer is gone.", retryable=True)
         if job.abort is not None:
             verdict = Aborted(job.abort.by, job.abort.reason)
         try:
             lease = await replica.store.take_over(job.key, job.lease.epoch, replica.name, seconds, only_expired=True)
-            if lease is not None:
+            if lease is None:
+                return
+            if task is not None and task.name in replica.tasks:
+                await replica.resume(await replica.store.get(*job.key), task)
+            else:
                 await replica.settler.settle(job.key, lease.epoch, verdict, await replica.tail(job.key))
-        except (Fenced, NotFound, Gone) as error:
+        except (Fenced, NotFound, Gone, ShuttingDown) as error:
             _log.info("%s: settled by somebody else: %s", job.key, error)
         except StoreUnavailable as error:
             _log.warning("%s: the store is unavailable: %s", job.key, error)

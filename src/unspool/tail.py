@@ -30,6 +30,10 @@ class Follower(Protocol):
         """There may be more. Must not raise."""
         ...
 
+    def rewound(self) -> None:
+        """The log is shorter than it was: the store has lost records. Must not raise."""
+        ...
+
 
 PIECE: Final = 256 * 1024
 """Bytes after which a piece for one write is large enough: what a viewer that does not read can make us hold."""
@@ -186,10 +190,24 @@ class Tail:
                 self.gone = error
                 self.wake()
                 raise
+            if page.sealed and page.last_offset <= self.held:
+                await self._rewind(page.last_offset)
+                return
             if not page.records:
                 return
             if not self.accept(page.records):
                 self._restart(page.records)
+
+    async def _rewind(self, last: int) -> None:
+        """The store has lost records that had been read here, and the log was sealed without them: as when a replica
+        that lagged behind has become the master. What is shown beyond the end cannot be taken back in silence."""
+        page = await self._store.read(self.key, last - 1, 1)
+        self.last = last
+        self._fold = Fold()
+        self._sync = None
+        self._restart(page.records)
+        for viewer in list(self.viewers):
+            viewer.rewound()
 
     def _restart(self, records: Sequence[Record]) -> None:
         """The log was trimmed beyond what is held: begin anew where it begins now."""

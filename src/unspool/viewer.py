@@ -10,10 +10,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from enum import StrEnum
 from types import TracebackType
+from typing import Final
 
-from unspool.errors import ViewerReleased
+from unspool.errors import StoreUnavailable, ViewerReleased
 from unspool.events import Record
 from unspool.tail import Encoder, Tail, join
+
+_PAUSE: Final = 0.5
+"""Seconds between two looks at a store that is away: a viewer stays, and goes on when it is back."""
 
 
 class End(StrEnum):
@@ -90,16 +94,21 @@ class Viewer:
         Raises ViewerReleased when the replica lets its viewers go.
         """
         while self._open():
-            if self._sync:
-                found = await self._snapshot()
-                if found is not None:
-                    return [found]
-                continue
-            held = self.tail.slice(self.position)
-            if held is None:
-                held = await self._page()
-                if held is None:
+            try:
+                if self._sync:
+                    found = await self._snapshot()
+                    if found is not None:
+                        return [found]
                     continue
+                held = self.tail.slice(self.position)
+                if held is None:
+                    held = await self._page()
+                    if held is None:
+                        continue
+            except StoreUnavailable:
+                if await self._wait(_PAUSE):
+                    continue
+                return ()
             if held:
                 self.position = held[-1].offset
                 if shown := [record for record in held if not record.internal]:
@@ -111,14 +120,19 @@ class Viewer:
     async def frames(self, encode: Encoder) -> bytes | None:
         """The same as bytes of a dialect, all pending frames in one piece; empty when poked, None after the end."""
         while self._open():
-            if self._sync:
-                found = await self._snapshot()
-                if found is not None:
-                    return encode(self.tail.key, found)
-                continue
-            joined = self.tail.joined(encode, self.position)
+            try:
+                if self._sync:
+                    found = await self._snapshot()
+                    if found is not None:
+                        return encode(self.tail.key, found)
+                    continue
+                joined = self.tail.joined(encode, self.position)
+                page = await self._page() if joined is None else ()
+            except StoreUnavailable:
+                if await self._wait(_PAUSE):
+                    continue
+                return b""
             if joined is None:
-                page = await self._page()
                 if page is None:
                     continue
                 frames = [b"" if record.internal else encode(self.tail.key, record) for record in page]
@@ -158,6 +172,11 @@ class Viewer:
             return
         if not waiter.done():  # `write` may have closed this viewer
             waiter.set_result(None)
+
+    def rewound(self) -> None:
+        if self.position >= self.tail.held:
+            self._sync, self._sync_reason = True, "rewound"
+        self.changed()
 
     def _flows(self) -> bool:
         """Hand over what is held; False when that is not all there is to do."""
@@ -204,20 +223,29 @@ class Viewer:
             await self._wait()  # the store is behind what was announced; the tail will tell
         return page.records or None
 
-    async def _wait(self) -> bool:
-        """Wait until something changed; False when the viewer was poked."""
+    async def _wait(self, seconds: float | None = None) -> bool:
+        """Wait until something changed, for so many seconds at most; False when the viewer was poked."""
         if self.tail.gone is not None:
             self.close()
             raise self.tail.gone
         if self.tail.held < self.tail.last:
             self.tail.repair_soon()
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = None if seconds is None else loop.call_later(seconds, self._over, waiter)
         try:
             await waiter
         finally:
             self._waiter = None
+            if timer is not None:
+                timer.cancel()
         poked, self._poked = self._poked, False
         return not poked
+
+    @staticmethod
+    def _over(waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
 
     def poke(self) -> None:
         """Make a waiting viewer return with nothing: for heart-beats."""

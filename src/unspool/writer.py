@@ -43,7 +43,8 @@ class _Delta:
 class LogWriter:
     """Writes one log under one epoch. `last` is the offset of the last accepted record.
 
-    `refused` says why nothing more is taken: every later `put` raises it.
+    `refused` says why nothing more is taken: every later `put` raises it. `held`: accepted records after an offset, as
+    far as they are still at hand.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class LogWriter:
         epoch: int,
         publish: Callable[[Sequence[Record]], None],
         lost: Callable[[Exception], None],
+        held: Callable[[int], Sequence[Record] | None],
         *,
         last: int,
         backlog: int,
@@ -66,6 +68,7 @@ class LogWriter:
         self._epoch = epoch
         self._publish = publish
         self._lost = lost
+        self._held = held
         self._backlog = backlog
         self._log_bytes = log_bytes
         self._pending: list[_Delta | tuple[str, bytes, bool]] = []
@@ -251,6 +254,9 @@ class LogWriter:
         while True:
             try:
                 await self._store.append(self._key, self._epoch, batch, metadata=metadata or None, status=status)
+            except Fenced:
+                if not await self._restored():
+                    raise
             except StoreUnavailable as error:
                 pause = _BACKOFF[min(attempt, len(_BACKOFF) - 1)]
                 if attempt == 0:
@@ -261,3 +267,25 @@ class LogWriter:
                 await asyncio.sleep(pause)
             else:
                 return
+
+    async def _restored(self) -> bool:
+        while True:
+            try:
+                return await self.restore()
+            except StoreUnavailable:
+                await asyncio.sleep(_BACKOFF[-1])
+
+    async def restore(self) -> bool:
+        """Write again what the store had accepted and has lost, as when a replica that lagged behind became the master.
+
+        True when something was missing and is there again. Raises StoreUnavailable.
+        """
+        job = await self._store.get(*self._key)
+        if job.settled or job.lease.epoch != self._epoch or job.last_offset >= self.last:
+            return False
+        missing = self._held(job.last_offset)
+        if not missing or missing[0].offset != job.last_offset + 1 or missing[-1].offset != self.last:
+            return False
+        _log.warning("%s: the store has lost records from %d on: written again", self._key, job.last_offset + 1)
+        await self._store.append(self._key, self._epoch, missing)
+        return True

@@ -31,7 +31,7 @@ class Log:
         self.published: list[Record] = []
         self.lost: list[Exception] = []
         self.writer = LogWriter(
-            self.store.as_store(), KEY, 1, self._publish, self.lost.append,
+            self.store.as_store(), KEY, 1, self._publish, self.lost.append, self._held,
             last=0, backlog=backlog, log_bytes=log_bytes,
         )  # fmt: skip
 
@@ -41,6 +41,9 @@ class Log:
 
     def _publish(self, records: Sequence[Record]) -> None:
         self.published += records
+
+    def _held(self, after: int) -> Sequence[Record]:
+        return [record for record in self.published if record.offset > after]
 
     def put(self, text: str, id: str = "p", internal: bool = False, **marks: str) -> None:
         self.writer.put_delta("text.delta", id, text, marks, internal)

@@ -11,24 +11,25 @@ from unspool.options import Options
 from unspool.protocols import EventTransport, JobStore
 
 
-def from_url(url: str, options: Options) -> tuple[JobStore, EventTransport]:
-    """The store and the transport that a URL names. Raises ConfigurationError for one that no back end serves."""
-    parts = urlsplit(url)
+def connect(target: str | object, options: Options) -> tuple[JobStore, EventTransport]:
+    """The store and the transport that a URL names, or around a client object, which stays open.
+
+    Raises ConfigurationError for what no back end serves.
+    """
+    retention = max(options.retention, options.completed_retention or 0.0)
+    if not isinstance(target, str):
+        return _redis().from_client(target, retention=retention)
+    parts = urlsplit(target)
     scheme = parts.scheme.partition("+")[0]
     if scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
-        return _redis().from_url(url, retention=_longest_retention(options))
+        return _redis().from_url(target, retention=retention)
     if scheme != "memory":
         raise ConfigurationError(
-            f"store: {parts.scheme or url!r} is not a back end of this version; use memory:// or redis://host:port"
+            f"store: {parts.scheme or target!r} is not a back end of this version; use memory:// or redis://host:port"
         )
     if parts.netloc or parts.path.strip("/") or parts.query:
-        raise ConfigurationError(f"store: memory:// takes nothing after it, got {url!r}")
+        raise ConfigurationError(f"store: memory:// takes nothing after it, got {target!r}")
     return MemoryStore(max_jobs=options.max_jobs), MemoryTransport()
-
-
-def from_client(client: object, prefix: str, options: Options) -> tuple[JobStore, EventTransport]:
-    """The same around a client of redis-py, which stays open. Raises ConfigurationError for any other object."""
-    return _redis().from_client(client, prefix=prefix, retention=_longest_retention(options))
 
 
 def _redis() -> ModuleType:
@@ -37,7 +38,3 @@ def _redis() -> ModuleType:
     except ImportError as error:
         raise ConfigurationError(f"store: Redis needs the extra: pip install 'unspool[redis]' ({error})") from error
     return redis
-
-
-def _longest_retention(options: Options) -> float:
-    return max(options.retention, options.completed_retention or 0.0)

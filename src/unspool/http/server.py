@@ -83,6 +83,8 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:  # a connection that is refused is tried elsewhere; some take a 503 for the end
+            server.close()
         if self._draining is not None:
             await self._draining
         await super().shutdown(sockets)

@@ -134,7 +134,10 @@ class EventStream(Response):
         try:
             viewer = await self._attach()
         except UnspoolError as error:
-            await problem(error)(scope, receive, send)
+            if error.status == 503 and "last-event-id" in self._request.headers:
+                await self._hold_off(scope, send)
+            else:
+                await problem(error)(scope, receive, send)
             return
         if viewer is None:
             await Response(status_code=204)(scope, receive, send)
@@ -145,6 +148,15 @@ class EventStream(Response):
             return
         link: Link | None = scope.get("extensions", {}).get(LINK)
         await _Pump(viewer, send, self._options, link).run(receive, self.raw_headers)
+
+    async def _hold_off(self, scope: Scope, send: Send) -> None:
+        """An EventSource gives up for good on any status but 200 (WHATWG HTML, 9.2): whoever resumes while the store is
+        away, or this replica is going, is cut off instead, and comes again."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+        link: Link | None = scope.get("extensions", {}).get(LINK)
+        if link is not None:
+            link.close()
 
     async def _attach(self) -> Viewer | None:
         """The viewer that the request asks for; None when there is nothing to come at its position."""

@@ -148,6 +148,7 @@ class MemoryStore:
             request_id=new.request_id,
             metadata=new.metadata,
             limits=new.limits,
+            task=new.task,
         )
         entry = _Entry(job, new.lease)
         stream.used = number

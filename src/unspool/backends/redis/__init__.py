@@ -12,7 +12,7 @@ def from_url(url: str, *, retention: float) -> tuple[RedisStore, RedisTransport]
     return _over(*of_url(url), retention)
 
 
-def from_client(client: object, *, prefix: str, retention: float) -> tuple[RedisStore, RedisTransport]:
+def from_client(client: object, *, retention: float, prefix: str = "unspool") -> tuple[RedisStore, RedisTransport]:
     """A back end over a client of redis-py, which stays open. Raises ConfigurationError for any other object."""
     return _over(of_client(client), prefix, retention)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, get_type_hints
 import msgspec
 
 from unspool.events import Record
-from unspool.jobs import AbortRequest, Job, Lease, Limits, Metadata, Owner, Status
+from unspool.jobs import AbortRequest, Job, Lease, Limits, Metadata, Owner, Status, Task
 
 _encode: Final = msgspec.json.encode
 
@@ -36,6 +36,7 @@ _call: Final = msgspec.json.Decoder(tuple[str, int])
 _owner: Final = msgspec.json.Decoder(tuple[str | None, str | None])
 _abort: Final = msgspec.json.Decoder(tuple[str, str | None, float])
 _limits: Final = msgspec.json.Decoder(Limits)
+_task: Final = msgspec.json.Decoder(Task)
 _metadata: Final[Mapping[bytes, tuple[str, msgspec.json.Decoder[Any]]]] = {
     f"m:{name}".encode(): (name, msgspec.json.Decoder(kind)) for name, kind in get_type_hints(Metadata).items()
 }
@@ -148,6 +149,7 @@ def job_of(stream_id: str, reply: Sequence[Any]) -> Job:
         abort=abort_of(fields.get(b"abort")),
         metadata=Metadata(**known),
         limits=_limits.decode(fields[b"limits"]),
+        task=_task.decode(fields[b"task"]) if b"task" in fields else None,
         synced=fields.get(b"synced") == b"1",
         terminal=Record(last, fields[b"kind"].decode(), fields[b"payload"]) if settled is not None else None,
     )

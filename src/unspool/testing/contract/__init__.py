@@ -25,6 +25,7 @@ _MODULES = (
     "lifecycle",
     "replacement",
     "resume",
+    "resumption",
     "sources",
     "store",
     "subscribers",
@@ -39,6 +40,7 @@ from unspool.testing.contract.kit import Backend, cluster, hints, manager, store
 from unspool.testing.contract.lifecycle import TestEarlyEvents, TestLifecycle  # noqa: E402
 from unspool.testing.contract.replacement import TestReplacement  # noqa: E402
 from unspool.testing.contract.resume import TestResume  # noqa: E402
+from unspool.testing.contract.resumption import TestResumption  # noqa: E402
 from unspool.testing.contract.sources import TestSources  # noqa: E402
 from unspool.testing.contract.store import TestStoreCreate, TestStoreSeal, TestStoreWrite  # noqa: E402
 from unspool.testing.contract.subscribers import TestSubscribers  # noqa: E402
@@ -54,6 +56,7 @@ __all__ = [
     "TestLifecycle",
     "TestReplacement",
     "TestResume",
+    "TestResumption",
     "TestSources",
     "TestStoreCreate",
     "TestStoreLease",
