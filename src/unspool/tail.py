@@ -197,6 +197,8 @@ class Tail:
                 return
             if not self.accept(page.records):
                 self._restart(page.records)
+            if self.held >= page.last_offset:
+                return
 
     async def _rewind(self, last: int) -> None:
         """The store has lost records that had been read here, and the log was sealed without them: as when a replica

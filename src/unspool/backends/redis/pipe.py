@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
+from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType]
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, AuthenticationError, MovedError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Disconnected
@@ -20,6 +21,7 @@ BATCH: Final = 512
 
 Argument = bytes | str | int | float
 Command = tuple[Argument, ...]
+_pack = cast("Callable[[Command], bytes]", pack_command)  # in C: redis-py's own takes ten times as long
 _UNREACHABLE = (Disconnected, TimedOut, TimeoutError, OSError)
 _FOR_THE_CALLER = (NoScriptError, MovedError, AskError)
 _FULL: Final = ("OOM", "MISCONF")
@@ -95,8 +97,7 @@ class Pipe:
             await connection.connect()
         self.batches += 1
         self.commands += len(batch)
-        packed = connection.pack_commands([command for command, _ in batch])
-        await connection.send_packed_command(packed, check_health=False)
+        await send_on(connection, [command for command, _ in batch])
         demoted = False
         for _, future in batch:
             try:
@@ -136,6 +137,12 @@ class Pipe:
             future.cancel()
         self._queue.clear()
         await self._disconnect()
+
+
+async def send_on(connection: AbstractConnection, commands: Sequence[Command]) -> None:
+    """Send commands in one piece."""
+    packed = b"".join([_pack(command) for command in commands])
+    await connection.send_packed_command(packed, check_health=False)
 
 
 async def reply_on(connection: AbstractConnection, *, keep: bool = False) -> Any:

@@ -21,6 +21,8 @@ from unspool.protocols import Checkpoint, Counts, Created, NewJob, Page, Renewal
 PUBLISHED: Final = 64 * 1024
 """Bytes up to which a hint carries the records; readers of larger batches read the log."""
 PAGE_BYTES: Final = 1024 * 1024
+PACKED_BYTES: Final = 512 * 1024
+"""Bytes up to which a sealed log is packed: whoever reads a page of it unpacks all of it."""
 _NUMBERS: Final = 90 * 24 * 3600
 """Seconds for which the numbers of a stream without generations are remembered."""
 _RUNNING: Final = 3600.0
@@ -42,6 +44,7 @@ class RedisStore:
         self._indexes = Indexes(topology, self._keys)
         self._kept_ended = _ms(retention + 60)
         self._due: dict[GenerationKey, float] = {}  # when the next append of ours renews the lease
+        self._unpacked: dict[GenerationKey, int] = {}  # sealed here, with their last offsets
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._keys.prefix} {self._redis!r}>"
@@ -87,6 +90,7 @@ class RedisStore:
         replaced = wire.job_of(new.stream_id, seen[2]) if len(seen) > 2 and seen[2] else None
         if replaced is not None:
             await self._indexes.end(replaced.key, replaced.status)
+            self._unpacked[replaced.key] = replaced.last_offset
         return Created(job, replaced=replaced)
 
     async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
@@ -135,12 +139,14 @@ class RedisStore:
         return await self._change(key, epoch, metadata, None)
 
     async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
-        used, first, fence, *entries = await self._redis.run(
+        used, first, fence, packed, *entries = await self._redis.run(
             "read", self._keys.stream(key.stream_id), key.generation, after, limit, PAGE_BYTES
         )
         if not fence:
             raise _missing(key.generation, used)
         _, last, sealed = wire.fence_of(fence)
+        if packed is not None:
+            entries = wire.unpacked(packed)
         low = max(after, int(first) - 1)
         records = [record for entry in entries for record in wire.records_of(entry)[2] if record.offset > low]
         return Page(records[:limit], int(first), last, sealed)
@@ -158,6 +164,7 @@ class RedisStore:
         job = wire.job_of(key.stream_id, found)
         if won:
             await self._indexes.end(key, job.status)
+            self._unpacked[key] = job.last_offset
             return Sealed(job, won=True)
         terminal = job.terminal
         repeated = (
@@ -260,7 +267,29 @@ class RedisStore:
         return done == 1
 
     async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
-        return await self._indexes.delete_expired(retention, completed_retention)
+        gone = await self._indexes.delete_expired(retention, completed_retention)
+        for key in gone:
+            self._unpacked.pop(key, None)
+        while self._unpacked:
+            await self._pack(*self._unpacked.popitem())
+        return gone
+
+    async def _pack(self, key: GenerationKey, last: int) -> None:
+        """Keep a sealed log small: what was written token by token is now read as a whole, if at all."""
+        entries: list[bytes] = []
+        reached = size = 0
+        while reached < last:
+            _, _, fence, packed, *more = await self._redis.run(
+                "read", self._keys.stream(key.stream_id), key.generation, reached, last, PAGE_BYTES
+            )
+            if not fence or packed is not None or not more:
+                return
+            entries += more
+            reached = wire.last_of(more[-1])
+            size += sum(map(len, more))
+            if size > PACKED_BYTES:
+                return
+        await self._redis.run("pack", self._keys.stream(key.stream_id), key.generation, last, wire.packed(entries))
 
 
 def _ms(seconds: float) -> int:

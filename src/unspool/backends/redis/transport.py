@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from unspool.backends.redis import wire
 from unspool.backends.redis.keys import Keys
-from unspool.backends.redis.pipe import reply_on
+from unspool.backends.redis.pipe import reply_on, send_on
 from unspool.backends.redis.topology import Topology
 from unspool.errors import StoreUnavailable
 from unspool.jobs import GenerationKey
@@ -100,15 +100,11 @@ class RedisChannel:
         try:
             while self._told and self._connection is not None:
                 told, self._told = self._told, []
-                await self._send(self._connection, told)
+                await send_on(self._connection, told)
         except (RedisError, OSError):
             pass  # the listener notices, and subscribes to everything anew
         finally:
             self._telling = None
-
-    @staticmethod
-    async def _send(connection: AbstractConnection, told: list[tuple[bytes, bytes]]) -> None:
-        await connection.send_packed_command(connection.pack_commands(told), check_health=False)
 
     # listening
 
@@ -116,7 +112,7 @@ class RedisChannel:
         connection = self._redis.connect()
         await connection.connect()
         self._told.clear()
-        await self._send(connection, [(b"SUBSCRIBE", channel) for channel in (self._own, *self._watched)])
+        await send_on(connection, [(b"SUBSCRIBE", channel) for channel in (self._own, *self._watched)])
         self._connection = connection
 
     async def _listen(self) -> None:
@@ -145,7 +141,7 @@ class RedisChannel:
                 if asked:
                     raise
                 asked = True
-                await self._send(self._connection, [(b"PING", b"")])
+                await send_on(self._connection, [(b"PING", b"")])
                 continue
             asked = False
             if message[0] == b"message":

@@ -7,6 +7,7 @@ Payloads are embedded as they are and come back byte by byte. With `redis-cli` o
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, get_type_hints
@@ -74,6 +75,20 @@ def records_of(data: bytes) -> tuple[int, int, list[Record]]:
         for offset, item in enumerate(entry.items, entry.first)
     ]
     return entry.generation, records[-1].offset if records else entry.first, records
+
+
+def last_of(entry: bytes) -> int:
+    """The last offset of an entry."""
+    return records_of(entry)[1]
+
+
+def packed(entries: Sequence[bytes]) -> bytes:
+    """A whole log in one piece, a line for each entry: JSON as it is made here has no line breaks."""
+    return zlib.compress(b"\n".join(entries), 6)
+
+
+def unpacked(data: bytes) -> list[bytes]:
+    return zlib.decompress(data).split(b"\n")
 
 
 def call_of(data: bytes) -> tuple[str, int]:

@@ -198,6 +198,20 @@ class TestStoreRetention:
         with pytest.raises(Gone):
             await store.get("good")
 
+    async def test_housekeeping_leaves_a_sealed_log_as_it_was(self, store: JobStore) -> None:
+        """However an ended log is kept: every page of it reads the same."""
+        job = await made(store)
+        for first in range(1, 60, 3):
+            await store.append(job.key, 1, records(first, "a", "b", "č 🐎"))
+        await store.save_checkpoint(job.key, 1, Checkpoint(20, b"x"))
+        await store.trim(job.key, 1, 7)
+        await sealed(store, job)
+        wanted = [(0, 1000), (0, 5), (7, 1), (30, 1000), (60, 10), (61, 10)]
+        before = [await store.read(job.key, *page) for page in wanted]
+        assert await store.delete_expired(60.0, 60.0) == []
+        assert [await store.read(job.key, *page) for page in wanted] == before
+        assert [record.offset for record in before[0].records] == list(range(8, 62))
+
     async def test_a_deleted_generation_frees_its_request_id(self, store: JobStore) -> None:
         """After retention the same request id makes a new generation, with a new number."""
         await sealed(store, await made(store, request_id="r"))

@@ -1,6 +1,6 @@
 -- Shared by the scripts that need it: the loader puts this file before them. One generation has these keys, all in the
 -- slot of its stream: {stream}:{n} the job, a hash; :fence "epoch:last", with ":sealed" once it is; :log, a stream whose
--- entry ids are the offsets of their last records; :fold, the checkpoint.
+-- entry ids are the offsets of their last records; :fold, the checkpoint; :pack, which takes the place of a sealed log.
 local ACTIVE = { running = true, requires_action = true }
 
 local function now()

@@ -9,7 +9,7 @@ end
 if ACTIVE[state[1]] then return 0 end
 local kept = tonumber(state[1] == 'complete' and ARGV[2] or ARGV[3])
 if now() - tonumber(state[2]) < kept then return 0 end
-redis.call('DEL', key, key .. ':fence', key .. ':log', key .. ':fold')
+redis.call('DEL', key, key .. ':fence', key .. ':log', key .. ':fold', key .. ':pack')
 redis.call('HDEL', stream, 'g:' .. number)
 if state[3] ~= '' and redis.call('HGET', stream, 'r:' .. state[3]) == number then
   redis.call('HDEL', stream, 'r:' .. state[3])
