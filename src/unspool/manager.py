@@ -209,7 +209,7 @@ class GenerationManager:
         """Run a generation in the caller's own task: a worker, a queue consumer.
 
         Leaving the block normally completes it, an exception makes it `error`, cancellation `aborted`. When it is
-        stopped, the block is cancelled and left; the code after it goes on, and `gen.stopping` tells.
+        stopped, the block is cancelled and left; the code after it goes on, and the job's status tells.
         """
         _, run = await self._create(stream_id, Owner(user, tenant), None, expect_generation, metadata, limits)
         assert run is not None

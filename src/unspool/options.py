@@ -84,4 +84,4 @@ class Hooks:
     save_partial: list[ContentHook] = field(default_factory=list[ContentHook])
     """Before a generation is sealed as aborted or failed. One that fails turns an abort into `save_failed`."""
     settled: list[ContentHook] = field(default_factory=list[ContentHook])
-    """After the seal, on the replica that sealed; the job carries the outcome."""
+    """After the seal, on the replica that sealed or replaced it; the job carries the outcome."""

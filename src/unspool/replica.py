@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Sequence
 from typing import Any
 
 from unspool import events
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.jobs import GenerationKey, Job, Task
-from unspool.options import Hooks, Options
+from unspool.options import ContentHook, Hooks, Options
 from unspool.protocols import Channel, Hint, JobStore
 from unspool.runs import Run
 from unspool.settlement import Settler
@@ -103,16 +103,16 @@ class Replica:
         tail.idle_since = asyncio.get_running_loop().time()
         tail.unsync(self.spawn)
         if not tail.sealed and viewer.end is not End.RELEASED and self.hooks.all_viewers_left:
-            self.spawn(self._tell_all_left(tail))
+            self.spawn(self._tell(self.hooks.all_viewers_left, tail.key))
 
-    async def _tell_all_left(self, tail: Tail) -> None:
+    async def _tell(self, hooks: Sequence[ContentHook], about: Job | GenerationKey) -> None:
         try:
-            job = await self.store.get(*tail.key)
-            snapshot = await tail.snapshot()
+            job = about if isinstance(about, Job) else await self.store.get(*about)
+            snapshot = await (await self.tail(job.key, job)).snapshot(job.last_offset)
         except (NotFound, Gone, StoreUnavailable) as error:
-            _log.warning("%s: the hooks for 'all viewers left' were not called: %s", tail.key, error)
+            _log.warning("%s: hooks were not called: %s", about, error)
             return
-        await self.settler.call(self.hooks.all_viewers_left, job, snapshot)
+        await self.settler.call(hooks, job, snapshot)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run something in the background; `close` waits for it."""
@@ -172,6 +172,8 @@ class Replica:
             self.settler.announce(tail, job)
         else:
             self.settler.publish(job)
+        if self.hooks.settled:
+            self.spawn(self._tell(self.hooks.settled, job))
 
     # hints
 

@@ -126,6 +126,7 @@ class Run:
             case None:
                 return self.generation.verdict
             case RunFailed():
+                _log.warning("%s: the run failed with %s: %s", self.key, error.reason, error.message)
                 return Failed(_printable(error.reason), _printable(error.message), error.retryable)
             case asyncio.CancelledError():
                 return Aborted("owner", "cancelled")

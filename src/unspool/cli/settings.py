@@ -57,7 +57,11 @@ class Settings(BaseSettings):
         None, description="The upstream's key; else OPENAI_API_KEY or ANTHROPIC_API_KEY is taken."
     )
     system: str | None = Field(None, description="System prompt put before every conversation.")
-    store: str = Field("memory://", description="Where generations are kept, as a URL: memory://.")
+    store: str = Field(
+        "memory://",
+        description="Where generations are kept, as a URL: memory://, redis://host:port, "
+        "redis+sentinel://host:port/name, redis+cluster://host:port.",
+    )
     token: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Bearer token that clients must send; may be given several times, or separated by commas. "

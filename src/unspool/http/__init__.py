@@ -9,6 +9,7 @@ if find_spec("starlette") is None:  # pragma: no cover
 
 from unspool.http.app import create_app
 from unspool.http.auth import Authenticate, Identity, bearer
+from unspool.http.problem import problem
 from unspool.http.requests import StartRequest
 from unspool.http.routes import Answer, router
 from unspool.http.stream import EventStream, StreamOptions
@@ -22,5 +23,6 @@ __all__ = [
     "StreamOptions",
     "bearer",
     "create_app",
+    "problem",
     "router",
 ]

@@ -48,6 +48,7 @@ def create_app(
     manager: GenerationManager,
     *,
     run: Answer,
+    resumable: str | None = None,
     authenticate: Authenticate | None = None,
     page: bool = True,
     about: Mapping[str, Any] | None = None,
@@ -55,7 +56,7 @@ def create_app(
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
 ) -> Starlette:
-    """An application that owns the manager: it starts and stops with it.
+    """An application that owns the manager: it starts and stops with it. `run`, `resumable`: see `router`.
 
     `about`: what `/about` tells the page (model, note). `allowed_hosts`: the Host headers that are answered; an
     unauthenticated server names its own, so that a foreign page cannot reach it under a name of its choice.
@@ -90,7 +91,14 @@ def create_app(
         Route("/readyz", readyz),
         Route("/about", tell_about),
         Route("/openapi.json", openapi),
-        *router(manager, run=run, authenticate=authenticate, stream_options=stream_options, max_body=max_body).routes,
+        *router(
+            manager,
+            run=run,
+            resumable=resumable,
+            authenticate=authenticate,
+            stream_options=stream_options,
+            max_body=max_body,
+        ).routes,
     ]
     if page:
         routes.append(Route("/", _page))

@@ -36,6 +36,7 @@ def router(
     manager: GenerationManager,
     *,
     run: Answer,
+    resumable: str | None = None,
     authenticate: Authenticate | None = None,
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
@@ -43,9 +44,11 @@ def router(
     """The native dialect over a manager, to mount or include in a Starlette or FastAPI application.
 
     `authenticate` gets each request and answers the user's id, an Identity, or None for 401. Without it every caller is
-    the same nobody: only for a server that nobody else can reach.
+    the same nobody: only for a server that nobody else can reach. `resumable`: a name under which a replica that mounts
+    the same goes on with a run whose process died: `run` is called again, with the same request, the content so far in
+    `Generation.snapshot`, and `Generation.attempt` above 1.
     """
-    native = _Native(manager, run, authenticate, stream_options, max_body)
+    native = _Native(manager, run, resumable, authenticate, stream_options, max_body)
     return _router_class()(routes=native.routes())
 
 
@@ -63,12 +66,16 @@ class _Native:
         self,
         manager: GenerationManager,
         run: Answer,
+        resumable: str | None,
         authenticate: Authenticate | None,
         stream_options: StreamOptions,
         max_body: int,
     ) -> None:
         self._manager = manager
         self._run = run
+        self._resumable = resumable
+        if resumable is not None:
+            manager.register(resumable, self._resume)
         self._authenticate = authenticate
         self._stream_options = stream_options
         self._max_body = max_body
@@ -102,9 +109,13 @@ class _Native:
         async def run(generation: Generation) -> object:
             return await self._run(generation, details)
 
+        named: dict[str, Any] = {}
+        if self._resumable is not None:
+            named = {"args": msgspec.to_builtins(details), "on_owner_lost": "resume"}
         job = await self._manager.start(
             stream_id,
-            run,
+            self._resumable or run,
+            **named,
             user=identity.user,
             tenant=identity.tenant,
             request_id=key if body.request_id is None else body.request_id,
@@ -119,6 +130,9 @@ class _Native:
             "events_url": f"{prefix}/{quote(stream_id, safe='')}/events?generation={job.generation}",
         }
         return _json(answer, 200 if job.attached else 201)
+
+    async def _resume(self, generation: Generation, args: dict[str, Any]) -> object:
+        return await self._run(generation, msgspec.convert(args, StartRequest))
 
     async def follow(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -41,6 +41,10 @@ class _Link:
         self._flow = cycle.flow
 
     @property
+    def started(self) -> bool:
+        return self._cycle.response_started
+
+    @property
     def paused(self) -> bool:
         return self._flow.write_paused
 
@@ -101,12 +105,16 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    manager: GenerationManager | None = None,
     drain: float = 5.0,
     authenticated: bool = False,
     access_log: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT. `ready` gets the URL once the server answers; port 0 takes a free one.
+    """Run an ASGI application until SIGTERM or SIGINT; it ends within `drain` seconds and a few, open streams or not.
+
+    `manager`: the one to drain, where the application is not of `create_app`. `ready` gets the URL once the server
+    answers; port 0 takes a free one.
 
     Raises ConfigurationError for an address that cannot be bound, and for one that others can reach when the
     application has no `authenticate` hook.
@@ -118,7 +126,11 @@ def serve(
         )
     listener = bind(host, port)
     server = server_for(
-        app, drain=drain, access_log=access_log, ready=lambda: ready(url_of(listener)) if ready else None
+        app,
+        manager=manager,
+        drain=drain,
+        access_log=access_log,
+        ready=lambda: ready(url_of(listener)) if ready else None,
     )
     try:
         server.run(sockets=[listener])
@@ -127,9 +139,14 @@ def serve(
 
 
 def server_for(
-    app: Starlette, *, drain: float = 5.0, access_log: bool = False, ready: Callable[[], None] = lambda: None
+    app: Starlette,
+    *,
+    manager: GenerationManager | None = None,
+    drain: float = 5.0,
+    access_log: bool = False,
+    ready: Callable[[], None] = lambda: None,
 ) -> Server:
-    """The server for an application of `create_app`, not yet running."""
+    """The server for an application, not yet running. `manager`: by default that of an application of `create_app`."""
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -141,7 +158,7 @@ def server_for(
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain) + 3),
     )
-    return Server(config, app.state.manager, drain, ready)
+    return Server(config, manager or app.state.manager, drain, ready)
 
 
 def url_of(listener: socket.socket) -> str:

@@ -35,6 +35,12 @@ class Link(Protocol):
     """A connection that our own server lends to a stream: writes without the detour, and a way to cut it."""
 
     @property
+    def started(self) -> bool:
+        """The head of the response has left. Not so behind a middleware that keeps it back: then nothing may be written
+        past it."""
+        ...
+
+    @property
     def paused(self) -> bool:
         """The socket does not drain; wait in `drain` before the next write."""
         ...
@@ -185,13 +191,24 @@ def _finished(job: Job, position: Position) -> bool:
 class _Pump:
     """One open stream: from the viewer into the socket, with one timer for heart-beats and readers that do not read."""
 
-    __slots__ = ("_last_write", "_link", "_loop", "_options", "_send", "_sending", "_task", "_timer", "_viewer")
+    __slots__ = (
+        "_last_write",
+        "_lent",
+        "_link",
+        "_loop",
+        "_options",
+        "_send",
+        "_sending",
+        "_task",
+        "_timer",
+        "_viewer",
+    )
 
     def __init__(self, viewer: Viewer, send: Send, options: StreamOptions, link: Link | None) -> None:
         self._viewer = viewer
         self._send = send
         self._options = options
-        self._link = link
+        self._link = self._lent = link  # to cut the connection with; to write to it
         self._loop = asyncio.get_running_loop()
         self._last_write = self._loop.time()
         self._sending = False
@@ -204,6 +221,8 @@ class _Pump:
         self._timer = self._loop.call_later(self._options.heartbeat, self._tick)
         try:
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            if self._link is not None and not self._link.started:
+                self._lent = None
             await self._write(KEEP_ALIVE)  # some proxies pass the headers on only with the first bytes
             if await self._pump():
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -220,11 +239,14 @@ class _Pump:
         viewer = self._viewer
         try:
             frames = await viewer.frames(native_frame)
-            if frames:
+            while frames == b"":
+                await self._write(KEEP_ALIVE)
+                frames = await viewer.frames(native_frame)
+            if frames is not None:
                 frames = with_retry(frames, self._options.retry)
             while frames is not None:
                 await self._write(frames or KEEP_ALIVE)
-                poked = self._link is not None and not await viewer.flow(native_frame, self._write_live)
+                poked = self._lent is not None and not await viewer.flow(native_frame, self._write_live)
                 frames = b"" if poked else await viewer.frames(native_frame)
         except ViewerReleased:
             return False
@@ -236,7 +258,7 @@ class _Pump:
 
     def _write_live(self, data: bytes) -> bool:
         # Where the connection is ours and takes it, one write for each viewer and nothing else.
-        link = self._link
+        link = self._lent
         if link is None or link.paused or len(data) >= _LARGE:
             return False
         link.write(data)
@@ -245,11 +267,11 @@ class _Pump:
 
     async def _write(self, data: bytes) -> None:
         self._sending = True
-        if self._link is None:
+        if self._lent is None:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
         else:
-            await self._link.drain()
-            self._link.write(data)
+            await self._lent.drain()
+            self._lent.write(data)
             await asyncio.sleep(0)  # one viewer that catches up must not hold up the others
         self._sending = False
         self._last_write = self._loop.time()

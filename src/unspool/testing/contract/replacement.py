@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from unspool.content import Snapshot
 from unspool.errors import GenerationConflict, GenerationStopped, NotFound
-from unspool.jobs import GenerationKey, Status
+from unspool.jobs import GenerationKey, Job, Status
 from unspool.manager import GenerationManager
+from unspool.options import Hooks
 from unspool.outcomes import AlreadySettled, Unknown
-from unspool.testing.contract.kit import Cluster, Puppet, begin, read, settled, within
+from unspool.testing.contract.kit import Cluster, Puppet, begin, eventually, read, settled, within
 
 
 class TestReplacement:
@@ -126,3 +128,21 @@ class TestReplacement:
         await run.say("mine")
         assert [job.stream_id for job in await two.active(user="alice")] == ["s"]
         assert (await one.job("s", user="alice")).status is Status.RUNNING
+
+    async def test_the_settled_hook_hears_of_a_replaced_one(self, cluster: Cluster) -> None:
+        """With its outcome and what it had said, once, on the replica that replaced it."""
+        heard: list[tuple[Status, str]] = []
+
+        async def settled_hook(job: Job, content: Snapshot) -> None:
+            heard.append((job.status, content.text))
+
+        one, two = await cluster.replica("a"), await cluster.replica("b", hooks=Hooks(settled=[settled_hook]))
+        run = await begin(one)
+        await run.say("half")
+        await begin(two)
+
+        async def told() -> bool:
+            return bool(heard)
+
+        await eventually(told)
+        assert heard == [(Status.REPLACED, "half")]
