@@ -98,10 +98,10 @@ class Process:
 
 
 class Server(Process):
-    """A peer's server, from its start to its end; a context manager."""
+    """A peer's server, from its start to its end; a context manager. `redis`: the URL of where it keeps its streams."""
 
-    def __init__(self, peer: Peer) -> None:
-        super().__init__(peer.command)
+    def __init__(self, peer: Peer, redis: str | None = None) -> None:
+        super().__init__([*peer.command, *(("--redis", redis) if redis else ())])
         self.peer = peer
 
     def __enter__(self) -> Server:

@@ -1,8 +1,9 @@
-"""unspool: its own application on its own server, memory mode, default options."""
+"""unspool: its own application on its own server, default options, in memory or (--redis URL) over Redis."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from importlib.metadata import version
 
 from bench.peers.worker import MARKS, STEPS, TURN, Source, keep, main, text_of
@@ -15,7 +16,8 @@ class Ours:
     version = version("unspool")
 
     def __init__(self) -> None:
-        self._manager = GenerationManager()
+        url = sys.argv[2] if sys.argv[1:2] == ["--redis"] else "memory://"
+        self._manager = GenerationManager.from_url(url)
 
     async def serve(self) -> int:
         async def unused(gen: Generation, request: StartRequest) -> None: ...

@@ -1,5 +1,5 @@
 // npm `resumable-stream`, as its README has it, in a node:http handler; publisher and subscriber in this process, through
-// the interfaces that it documents for them. The first viewer of a stream reads the producer's own, its fastest path.
+// the interfaces that it documents for them, or (--redis URL) Redis. The first viewer of a stream reads the producer's own, its fastest path.
 
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -40,7 +40,17 @@ const memory = {
   },
 };
 
-const context = createResumableStreamContext({ waitUntil: () => {}, publisher: memory, subscriber: memory });
+/** Redis itself, with `--redis URL`. */
+async function overRedis(url) {
+  const { createClient } = await import("redis");
+  const [publisher, subscriber] = [createClient({ url }), createClient({ url })];
+  await Promise.all([publisher.connect(), subscriber.connect()]);
+  return { publisher, subscriber };
+}
+
+const redis = process.argv[2] === "--redis" ? process.argv[3] : undefined;
+const { publisher, subscriber } = redis ? await overRedis(redis) : { publisher: memory, subscriber: memory };
+const context = createResumableStreamContext({ waitUntil: () => {}, publisher, subscriber });
 let source;
 
 const frame = (data) => `event: text.delta\ndata: ${data}\n\n`;

@@ -32,7 +32,7 @@ def _run(events: int, snapshot: bool, peer: Peer, quick: bool) -> Figures:
         for _ in range(_ONES):
             with joiners(server, viewers=1, seconds=10) as load:
                 load.ready()
-                found = _caught_up(load, snapshot)
+                found = caught_up(load, snapshot)
             firsts.append(found["first_ms"]["p50"])
             lasts.append(found["last_ms"]["p50"])
         figures = {ONE_FIRST.name: sorted(firsts)[_ONES // 2], ONE_LAST.name: sorted(lasts)[_ONES // 2]}
@@ -40,14 +40,14 @@ def _run(events: int, snapshot: bool, peer: Peer, quick: bool) -> Figures:
         try:
             with joiners(server, viewers=many, seconds=6) as load:
                 load.ready()
-                figures[HUNDRED.name] = _caught_up(load, snapshot)["last_ms"]["max"]
+                figures[HUNDRED.name] = caught_up(load, snapshot)["last_ms"]["max"]
                 figures[GROWN.name] = max(server.memory - before, 0) / 1e6
         except TooSlow as slow:
             raise TooSlow(f"100 at once: {slow}", figures) from slow
     return figures
 
 
-def _caught_up(load: Load, snapshot: bool) -> dict[str, Any]:
+def caught_up(load: Load, snapshot: bool) -> dict[str, Any]:
     """A snapshot may say a text more than once, but must say all of it."""
     found = load.result(exact=not snapshot)
     if found["missing"]:
