@@ -393,4 +393,5 @@ class GenerationManager:
             "runs": {str(key): run.generation.statistics() for key, run in replica.runs.items()},
             "tails": len(replica.tails),
             "viewers": len(replica.viewers),
+            "totals": dict(replica.settler.totals),
         }

@@ -172,6 +172,7 @@ class Replica:
             self.settler.announce(tail, job)
         else:
             self.settler.publish(job)
+        self.settler.totals[job.status] += 1
         if self.hooks.settled:
             self.spawn(self._tell(self.hooks.settled, job))
 

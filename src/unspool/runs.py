@@ -63,6 +63,7 @@ class Run:
         )  # fmt: skip
         self.generation = Generation(job, self._writer, tail.snapshot)
         tail.local = True
+        settler.totals["started"] += 1
         self._settling = asyncio.create_task(self._settle(), name=f"settle {job.key}")
 
     def __repr__(self) -> str:
@@ -162,6 +163,7 @@ class Run:
         if self.lost:
             return
         self.lost = True
+        self._settler.totals["lost"] += 1
         self._writer.refuse(error if isinstance(error, Fenced) else Fenced(str(error)))
         self.generation.stopping.set()
         if not self._ended.done():
@@ -181,6 +183,9 @@ class Run:
 
     def _publish(self, records: Sequence[Record]) -> None:
         self.active_at = asyncio.get_running_loop().time()
+        totals = self._settler.totals
+        totals["appends"] += 1
+        totals["records"] += len(records)
         self.tail.accept(records)
         self._channel.publish(Hint(self.key, records[-1].offset, records))
         due = max(self._options.checkpoint_every, min(self._writer.last, self._options.log_records) // 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -29,6 +30,8 @@ class Settler:
         self._channel = channel
         self._hooks = hooks
         self._hook_timeout = hook_timeout
+        self.totals = Counter[str]()
+        """What this replica has done since it was started: counts for people and metrics."""
 
     async def settle(
         self,
@@ -59,6 +62,7 @@ class Settler:
         sealed = await step(lambda: self._store.seal(key, epoch, kind, payload))
         self.announce(tail, sealed.job)
         if sealed.won:
+            self.totals[sealed.job.status] += 1
             await self.call(self._hooks.settled, sealed.job, snapshot)
         return sealed
 

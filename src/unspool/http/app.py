@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from unspool.errors import StoreUnavailable
 from unspool.http.auth import Authenticate
+from unspool.http.metrics import metrics
 from unspool.http.openapi import document
 from unspool.http.problem import http_problem, problem
 from unspool.http.requests import MAX_BODY
@@ -91,6 +92,7 @@ def create_app(
         Route("/readyz", readyz),
         Route("/about", tell_about),
         Route("/openapi.json", openapi),
+        Route("/metrics", metrics(manager)),
         *router(
             manager,
             run=run,

@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from unspool.http.requests import AbortBody, StartBody
-from unspool.jobs import Status
+from unspool.jobs import Metadata, Status
+from unspool.resume import ResumeState
 
 _ID: Final = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[\x20-\x7e]*$"}
 _MOST: Final = 10**15 - 1  # fifteen digits, as numbers in URLs and ids are read
@@ -43,6 +44,9 @@ _EVENT: Final = {
         "retry": {"type": "integer", "minimum": 0},
     },
 }
+_SCHEMAS: Final = msgspec.json.schema_components([ResumeState, Metadata])[1]
+_RESUME: Final = _SCHEMAS["ResumeState"]["properties"]
+_METADATA: Final = {"type": "object", "properties": _SCHEMAS["Metadata"]["properties"]}
 _WHY: Final = {
     400: "The request is not valid",
     401: "Credentials are missing or wrong",
@@ -64,7 +68,10 @@ def document(*, bearer: bool) -> dict[str, Any]:
     start, abort = bodies
     state: dict[str, Any] = {"$ref": "#/components/schemas/State"}
     one = "/v1/streams/{stream_id}"
-    key = {"name": "Idempotency-Key", "in": "header", "schema": _ID}
+    key = {
+        "name": "Idempotency-Key", "in": "header", "description": "The same key attaches to the same generation.",
+        "schema": _ID,
+    }  # fmt: skip
     last_id = {
         "name": "Last-Event-ID", "in": "header", "description": "generation-offset; empty: none",
         "schema": {"type": "string", "pattern": f"^({_POSITION})?$"},
@@ -77,8 +84,14 @@ def document(*, bearer: bool) -> dict[str, Any]:
         "name": "snapshot", "in": "query", "description": "1: begin with one sync event, the content so far.",
         "schema": {"type": "string", "enum": ["0", "1", "false", "true"], "default": "0"},
     }  # fmt: skip
-    status = {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(Status)}}
-    limit = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": _MOST}}
+    status = {
+        "name": "status", "in": "query", "description": "Only those in this status.",
+        "schema": {"type": "string", "enum": list(Status)},
+    }  # fmt: skip
+    limit = {
+        "name": "limit", "in": "query", "description": "How many at most: 100, and never more than 1000.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": _MOST},
+    }  # fmt: skip
     return {
         "openapi": "3.1.0",
         "info": {"title": "unspool", "version": version("unspool"), "license": {"name": "Apache-2.0"}},
@@ -109,6 +122,9 @@ def document(*, bearer: bool) -> dict[str, Any]:
                     204: {"description": "It has ended, and nothing comes after this position"},
                 }, 400, 401, 404, 409, 410, 503),
             },
+            "/healthz": {"get": _open("healthz", "The process lives", "application/json")},
+            "/readyz": {"get": _open("readyz", "The store answers, and new work is taken", "application/json", 503)},
+            "/metrics": {"get": _open("metrics", "What this replica counts, for Prometheus", "text/plain")},
             f"{one}/abort": {
                 "post": _operation("abort", "Stop, and answer once it is sealed", [_STREAM], {
                     200: _answer({"$ref": "#/components/schemas/Outcome"}),
@@ -135,18 +151,19 @@ _ANSWERS: Final[dict[str, Any]] = {
     },
     "State": {
         "type": "object",
+        "description": "A listing has no content, and none of what came with it.",
         "required": ["stream_id", "generation", "status", "active", "created_at", "elapsed", "last_offset"],
         "properties": {
             "stream_id": {"type": "string"},
-            "generation": {"type": "integer"},
-            "status": {"type": "string", "enum": list(Status)},
             "active": {"type": "boolean"},
             "created_at": {"type": "number", "description": "Unix seconds"},
-            "elapsed": {"type": "number", "description": "seconds"},
+            "elapsed": {"type": "number", "description": "seconds, until its end where it has ended"},
+            "first_offset": {"type": "integer", "description": "the oldest record that is kept"},
             "last_offset": {"type": "integer"},
-            "offset": {"type": "integer", "description": "what the content covers"},
-            "content": {"type": "array", "items": {"type": "object"}},
-            "text": {"type": "string"},
+            "user": {"type": ["string", "null"]},
+            "metadata": _METADATA,
+            **_RESUME,
+            "status": {"type": "string", "enum": list(Status)},
         },
     },
     "Outcome": {
@@ -168,6 +185,14 @@ _ANSWERS: Final[dict[str, Any]] = {
 
 def _answer(schema: dict[str, Any], description: str = "Done") -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _open(name: str, summary: str, media: str, *errors: int) -> dict[str, Any]:
+    """A route for machines, which needs no credentials."""
+    answer: dict[str, Any] = {"description": summary, "content": {media: {}}}
+    refused: dict[str, Any] = {"description": "Not now", "content": {"application/json": {}, "application/problem+json": {}}}
+    responses = {"200": answer} | {str(code): refused for code in errors}
+    return {"operationId": name, "summary": summary, "security": [], "responses": responses}
 
 
 def _operation(

@@ -37,18 +37,20 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 class StartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a start."""
 
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
-    model: str | None = None
-    request_id: Id | None = None
-    expect_generation: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, description="The conversation, oldest first.")]
+    model: Annotated[str, msgspec.Meta(description="Handed to the application's run.")] | None = None
+    request_id: Annotated[Id, msgspec.Meta(description="The same id attaches to the same generation.")] | None = None
+    expect_generation: (
+        Annotated[int, msgspec.Meta(ge=0, description="Refuse unless this is the last one; 0: there is none.")] | None
+    ) = None
     metadata: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_METADATA)] | None = None
 
 
 class AbortBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a stop, all of it optional."""
 
-    generation: int | None = None
-    reason: str | None = None
+    generation: Annotated[int, msgspec.Meta(description="Only this one; else the stream's last.")] | None = None
+    reason: Annotated[str, msgspec.Meta(description="Why, for the record.")] | None = None
 
 
 class StartRequest(msgspec.Struct, frozen=True):
