@@ -25,6 +25,7 @@ from unspool.writer import LogWriter
 
 _log = logging.getLogger("unspool")
 _CAPTURED: Final = ("conversation_id", "user_message", "response_id", "sender", "model")
+_NO_MARKS: Final[Mapping[str, Any]] = {}
 _BREAKS: Final = frozenset(
     {events.TOOL_CALL, events.AGENT_UPDATE, events.FILE, events.SOURCE, events.STEER_APPLIED, events.STEP_STARTED}
 )
@@ -104,8 +105,12 @@ class Generation:
         """Emit a piece of text. `marks`: `part_id`, `agent`, `group`, `step`; without a part id it goes on with the
         part that the agent's last delta went to."""
         self._refuse_when_stopping(events.TEXT_DELTA)
-        check_marks(events.TEXT_DELTA, marks)
-        self._put_delta(events.TEXT_DELTA, {"text": check_text(text), **marks}, False)
+        if marks:
+            check_marks(events.TEXT_DELTA, marks)
+            self._put_delta(events.TEXT_DELTA, {"text": text, **marks}, False)
+        else:
+            part_id = self._place(events.TEXT_DELTA, None, None)
+            self._writer.put_delta(events.TEXT_DELTA, part_id, check_text(text), _NO_MARKS, False)
         if self._writer.full:
             await self._writer.room()
 
@@ -228,18 +233,20 @@ class Generation:
         if kind == events.TOOL_ARGS_DELTA:
             self._writer.put_delta(kind, check_text(data["call_id"]), text, marks, internal)
             return
-        agent = data.get("agent")
-        part_id = data.get("part_id")
-        if part_id is None:
-            opened = self._open_parts.get(agent)
-            if opened is not None and opened[0] == kind:
-                part_id = opened[1]
-            else:
-                self._parts += 1
-                # What an earlier attempt began is not gone on with: nobody knows what it was about to say.
-                part_id = f"p{self._parts}" if self.attempt == 1 else f"p{self.attempt}.{self._parts}"
-        self._open_parts[agent] = (kind, part_id)
+        part_id = self._place(kind, data.get("agent"), data.get("part_id"))
         self._writer.put_delta(kind, part_id, text, marks, internal)
+
+    def _place(self, kind: str, agent: str | None, part_id: str | None) -> str:
+        """The part that a delta belongs to: the one that it names, else the one that its agent's last delta went to."""
+        opened = self._open_parts.get(agent)
+        if opened is not None and opened[0] == kind and (part_id is None or part_id == opened[1]):
+            return opened[1]
+        if part_id is None:
+            self._parts += 1
+            # What an earlier attempt began is not gone on with: nobody knows what it was about to say.
+            part_id = f"p{self._parts}" if self.attempt == 1 else f"p{self.attempt}.{self._parts}"
+        self._open_parts[agent] = (kind, part_id)
+        return part_id
 
     def _capture(self, kind: str, data: Mapping[str, Any], payload: bytes) -> None:
         """What an event says about the whole job goes into its record, in the same append."""
