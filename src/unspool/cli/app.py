@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from unspool.cli.ledger import ledger
 from unspool.cli.output import INTERRUPTED, OK, CommandError, complain, print_json
 from unspool.cli.ps import ps
 from unspool.cli.serve import serve
@@ -48,6 +49,7 @@ app.command()(ps)
 app.command()(tail)
 app.command()(stop)
 app.command()(version)
+app.add_typer(ledger)
 
 
 def run() -> int:

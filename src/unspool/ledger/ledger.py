@@ -1,0 +1,358 @@
+"""The ledger: accounts, holds, charges. A model call is charged once, whoever reports it, how often, in what order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from unspool.errors import InvalidArgument, StoreUnavailable, UnspoolError, UsageConflict
+from unspool.jobs import GenerationKey, check_id
+from unspool.ledger import accounts, calls, holds, reads, reaper, schema
+from unspool.ledger import audit as books
+from unspool.ledger.accounts import Credit, Rerate
+from unspool.ledger.calls import CallStart, Charge
+from unspool.ledger.database import Database
+from unspool.ledger.entries import Kind, Posting
+from unspool.ledger.estimates import TokenCounter
+from unspool.ledger.holds import Hold
+from unspool.ledger.metered import Desk, MeteredCall
+from unspool.ledger.money import check_amount
+from unspool.ledger.options import LedgerOptions, Policy
+from unspool.ledger.outbox import Delivery, Exporter
+from unspool.ledger.owned import OwnedTasks
+from unspool.ledger.prices import Pricer, Prices
+from unspool.ledger.reads import Balance, CallRecord, GenerationUsage, Page
+from unspool.ledger.rules import Source, check_word
+from unspool.ledger.usage import LARGEST, Usage, normalise
+
+_log = logging.getLogger("unspool.ledger")
+_NOTHING: Final = Usage()
+_BATCH: Final = 100  # rows that one sweep takes at most
+_LARGEST_PAGE: Final = 1000
+
+
+class Ledger:
+    """Accounts and charges in one database.
+
+    `url`: `sqlite://` (in memory), `sqlite:///file.db`, `postgresql://user@host/database`. `pricer`: else `Prices()`.
+    `counter`: counts the tokens of an answer whose usage is not known; else four bytes are one. `recall`: what the
+    application knows of a call whose process died. `report`: told of what nobody waits for, a UsageConflict above
+    all; else it is logged. `exporter`: where entries are delivered to while the ledger is open. `clock`: Unix seconds,
+    in the place of the database's own.
+
+    Enter it, or `open` and `close` it. Amounts are integer nano-USD: `nano("0.10")`. Everything runs in tasks of its
+    own: a caller that is cancelled leaves nothing half done. Any call raises StoreUnavailable when the database stays
+    away.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        options: LedgerOptions | None = None,
+        pricer: Pricer | None = None,
+        counter: TokenCounter | None = None,
+        recall: reaper.Recall | None = None,
+        report: Callable[[UnspoolError], None] | None = None,
+        exporter: Exporter | None = None,
+        clock: Callable[[], float] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.options = options or LedgerOptions()
+        self.recall = recall
+        self._tasks = OwnedTasks()
+        self._clock = clock or time.time
+        self._rng = rng or random.Random()
+        self.database = Database(url, self._tasks, clock=clock, patience=self.options.patience, rng=self._rng)
+        self._pricer = pricer or Prices()
+        self._report = report or _log_report
+        self._delivery = None if exporter is None else self.delivery(exporter)
+        self._workers: list[asyncio.Task[None]] = []
+        self._desk = Desk(self._start, self._settle, self._report, self._tasks, self.options, counter)
+
+    @classmethod
+    def from_url(cls, url: str, **settings: Any) -> Self:
+        """A ledger at a URL; `settings` are those of the class. Raises ConfigurationError."""
+        return cls(url, **settings)
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self.database!r} pending={len(self._tasks)}>"
+
+    # its life
+
+    async def open(self) -> None:
+        """Check the tables and start the periodic work. A fresh SQLite database is given its tables.
+
+        Raises ConfigurationError where the tables are not there or are of another version: `unspool ledger migrate`.
+        """
+        await schema.check(self.database)
+        self._workers.append(asyncio.create_task(self._sweep_for_ever()))
+        if self._delivery is not None:
+            self._workers.append(asyncio.create_task(self._delivery.run(self.options.deliver_every)))
+
+    async def close(self, deadline: float | None = None) -> bool:
+        """Finish the settlements under way, for `deadline` seconds (else `drain_on_close`), and give back the database.
+        Whether all were finished. Idempotent."""
+        for worker in self._workers:
+            worker.cancel()
+        if self._workers:
+            await asyncio.wait(self._workers)
+        self._workers.clear()
+        left = await self._tasks.drain(self.options.drain_on_close if deadline is None else deadline)
+        if self._delivery is not None:
+            await self._delivery.exporter.close()
+        await self.database.close()
+        return left == 0
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.close(0)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Figures for people and metrics: tasks under way, entries delivered and refused."""
+        found = {"pending": len(self._tasks)}
+        if self._delivery is not None:
+            found |= {"delivered": self._delivery.delivered, "refused": self._delivery.failed}
+        return found
+
+    # a generation's money
+
+    async def admit(self, key: GenerationKey, account: str, *, epoch: int = 1, amount: int | None = None) -> Hold:
+        """Set `amount` aside (else `options.hold`) for a generation that is about to start. Repeatable.
+
+        An account that is not there has a balance of 0. Raises InsufficientBalance, with the figures; Fenced where its
+        hold is closed already or another account's.
+        """
+        check_id("account", account)
+        held = self.options.hold if amount is None else check_amount(amount, least=0)
+        lease = self.options.hold_lease
+        return await self.database.write(lambda tx: holds.admit(tx, str(key), account, held, epoch, lease))
+
+    async def renew(self, epochs: Mapping[GenerationKey, int]) -> set[str]:
+        """Renew the holds of running generations under their owners' epochs, in one statement. Those that were renewed,
+        as `str(key)`: the others are closed, or somebody else's by now."""
+        named = {str(key): epoch for key, epoch in epochs.items()}
+        lease = self.options.hold_lease
+        return set(await self.database.write(lambda tx: holds.renew(tx, named, lease)))
+
+    async def take_over(self, key: GenerationKey, epoch: int) -> bool:
+        """Fence the owner off: from now on only `epoch` may start calls. Whether there is an open hold."""
+        lease = self.options.hold_lease
+        return await self.database.write(lambda tx: holds.take_over(tx, str(key), epoch, lease))
+
+    async def close_hold(self, key: GenerationKey) -> int | None:
+        """The generation is sealed: give back what remains of its hold, once. Nano-USD; None where it was closed
+        before or never there. Calls that are still under way are settled against the account."""
+        return await self.database.write(lambda tx: holds.close(tx, str(key)))
+
+    # model calls
+
+    def call(
+        self,
+        key: GenerationKey,
+        *,
+        provider: str,
+        model: str,
+        agent: str = "main",
+        step: str = "0",
+        attempt: int = 1,
+        epoch: int = 1,
+        input_tokens: int | None = None,
+        hold: int | None = None,
+        policy: Policy | None = None,
+    ) -> MeteredCall:
+        """One model call of a generation that was admitted: `async with ledger.call(…) as call: call.observe(chunk)`.
+
+        `attempt` tells a retry from its predecessor: each is charged. `epoch`: the owner's. `input_tokens`: of the
+        request, where they were counted, for an estimate. `hold`: what the generation's hold is made up to before (else
+        `options.hold`). `policy`: instead of the ledger's. See `MeteredCall` for what entering raises.
+
+        Raises InvalidArgument for names and counts that cannot be kept.
+        """
+        check_word("agent", agent)
+        check_word("step", step)
+        check_word("provider", provider)
+        check_word("model", model)
+        for name, count, least in (("attempt", attempt, 1), ("input_tokens", input_tokens, 0)):
+            if count is not None and (isinstance(count, bool) or not least <= count <= LARGEST):
+                raise InvalidArgument(f"{name} must be an integer of {least} or more")
+        intent = CallStart(
+            call_id=f"{key}/{agent}/{step}/{attempt}", generation=str(key), agent=agent, step=step, attempt=attempt,
+            provider=provider, model=model, epoch=epoch, started_at=self._clock(), token=secrets.token_hex(8),
+            hold=self.options.hold if hold is None else check_amount(hold, "hold", least=0), input_tokens=input_tokens,
+        )  # fmt: skip
+        return MeteredCall(self._desk, intent, policy or self.options.policy)
+
+    async def settle(self, call_id: str, usage: Usage | Mapping[str, Any] | None) -> Charge:
+        """Report what a call used: the provider's own object, or a `Usage`, whose `source` says whether it is an
+        estimate; None: nobody will know. Any number of times, from anywhere, in any order.
+
+        Raises NotFound for a call that was never started, InvalidArgument for a usage that makes no sense,
+        UsageConflict where the provider's word was another before: no money moves then, and `report` is told.
+        """
+        told = normalise(usage) if isinstance(usage, Mapping) else usage
+        source = Source.PROVIDER if told is not None and told.source == "provider" else Source.ESTIMATE
+        try:
+            return await self._settle(call_id, told, source)
+        except UsageConflict as error:
+            self._report(error)
+            raise
+
+    async def void(self, call_id: str) -> Charge:
+        """Say that a call's request never left. Raises NotFound."""
+        return await self._settle(call_id, None, Source.VOID)
+
+    # accounts
+
+    async def grant(self, account: str, amount: int, *, id: str) -> Credit:
+        """Add money, once for each `id` (a payment's, an invoice's). Makes the account where there is none.
+
+        Raises LedgerConflict where this id was granted before with another amount or account.
+        """
+        return await self._credit("grant", account, check_amount(amount, least=1), f"grant:{check_word('id', id)}")
+
+    async def refill(self, account: str, amount: int, *, window: str) -> Credit:
+        """Add money once in a `window`, whoever asks how often: `2026-11` for a monthly allowance, say."""
+        key = f"refill:{account}:{check_word('window', window)}"
+        return await self._credit("refill", account, check_amount(amount, least=1), key)
+
+    async def adjust(self, account: str, amount: int, *, id: str) -> Credit:
+        """Correct an account by hand, up or down, once for each `id`."""
+        return await self._credit("adjust", account, check_amount(amount), f"adjust:{check_word('id', id)}")
+
+    async def set_floor(self, account: str, floor: int) -> None:
+        """How far down admissions may take an account: below 0 is credit, above 0 a reserve."""
+        check_id("account", account)
+        lowest = check_amount(floor, "floor")
+        await self.database.write(lambda tx: accounts.set_floor(tx, account, lowest))
+
+    async def rerate(self, call_id: str) -> Rerate | None:
+        """Price a settled call by the pricer of now and enter the difference; None where there is nothing to price.
+
+        Raises NotFound, and UnknownPrice where the pricer refuses unknown models.
+        """
+        return await self.database.write(
+            lambda tx: accounts.rerate(tx, call_id, pricer=self._pricer, at=self._clock(), target=self.options.target)
+        )
+
+    # reading
+
+    async def balance(self, account: str) -> Balance:
+        """An account; zeros where there is none."""
+        return await self.database.read(lambda tx: reads.balance(tx, account))
+
+    async def entries(self, account: str | None = None, *, after: str | None = None, limit: int = 100) -> Page:
+        """Entries, newest first, of one account or of all. `after`: the cursor of the page before.
+
+        Raises InvalidArgument.
+        """
+        if not 1 <= limit <= _LARGEST_PAGE:
+            raise InvalidArgument(f"limit must be 1 to {_LARGEST_PAGE}")
+        return await self.database.read(lambda tx: reads.entries(tx, account, after, limit))
+
+    async def usage(self, key: GenerationKey) -> GenerationUsage:
+        """What a generation used: each call, what is reported, what is billed, by agent and by model."""
+        return await self.database.read(lambda tx: reads.usage(tx, str(key)))
+
+    async def account_of(self, key: GenerationKey) -> str | None:
+        """The account that pays for a generation, None where none does."""
+        return await self.database.read(lambda tx: reads.owner(tx, str(key)))
+
+    async def settled_calls(
+        self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,
+        unpriced: bool = False,
+    ) -> list[CallRecord]:  # fmt: skip
+        """Settled calls whose ids come behind `after`, in their order: what there is to re-rate."""
+        return await self.database.read(lambda tx: reads.settled(tx, after, limit, provider, model, unpriced))
+
+    async def audit(self) -> books.Audit:
+        """Check that the books balance, for every account, at one moment."""
+        return await self.database.read(books.audit)
+
+    # periodic work
+
+    async def sweep(self) -> int:
+        """Close the holds that ran out and settle the calls that nobody settles; how many calls."""
+        for generation in await self.database.read(lambda tx: holds.expired(tx, _BATCH)):
+            await self.database.write(lambda tx, late=generation: holds.close_expired(tx, late))
+        options, now = self.options, self._clock()
+        found = await self.database.read(
+            lambda tx: reaper.stale(tx, now, options.stale_after, options.oldest_call, _BATCH)
+        )
+        return sum([await self._reap(call) for call in found])
+
+    async def reap(self, key: GenerationKey) -> int:
+        """Settle at once every open call of a generation whose process is known to be dead; how many they were."""
+        open_calls = [call for call in (await self.usage(key)).calls if call.state == "started"]
+        return sum([await self._reap(call) for call in open_calls])
+
+    def delivery(self, exporter: Exporter) -> Delivery:
+        """A worker that takes outbox rows to an exporter."""
+        return Delivery(self.database, exporter, self.options.target, clock=self._clock, rng=self._rng)
+
+    async def _reap(self, call: CallRecord) -> bool:
+        """Settle a call that its process left open; whether this did it."""
+        usage: Usage | None = None
+        if self.recall is not None:
+            try:
+                usage = await self.recall(call)
+            except Exception:  # noqa: BLE001  (the application's own; the next sweep asks again)
+                _log.exception("call %s stays open: what is remembered of it could not be read", call.call_id)
+                return False
+        try:
+            charge = await self.settle(call.call_id, usage or reaper.remembered(call))
+        except InvalidArgument as error:  # what is remembered is not believed
+            self._report(error)
+            charge = await self.settle(call.call_id, reaper.remembered(call))
+        except UsageConflict:
+            return False  # the provider's word came at the same time; reported
+        _log.info("call %s was left open: %s", call.call_id, charge.outcome)
+        return charge.outcome != "duplicate"
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.options.sweep * (0.5 + self._rng.random()))
+            try:
+                await self.sweep()
+            except StoreUnavailable as error:
+                _log.warning("the sweep of the ledger waits for the database: %s", error)
+            except Exception:  # noqa: BLE001  (the application's own `recall`; the next sweep tries again)
+                _log.exception("the sweep of the ledger failed")
+
+    # the desk of metered calls
+
+    async def _start(self, intent: CallStart) -> None:
+        self._pricer.price(_NOTHING, provider=intent.provider, model=intent.model, at=intent.started_at)
+        await self.database.write(lambda tx: calls.start(tx, intent))
+
+    async def _settle(self, call_id: str, usage: Usage | None, source: Source) -> Charge:
+        pricer, now, target = self._pricer, self._clock(), self.options.target
+        return await self.database.write(
+            lambda tx: calls.settle(tx, call_id, usage, source, pricer=pricer, at=now, target=target)
+        )
+
+    async def _credit(self, kind: Kind, account: str, amount: int, key: str) -> Credit:
+        check_id("account", account)
+        posting = Posting(
+            key=key, account=account, kind=kind, amount=amount, at=self._clock(), target=self.options.target
+        )
+        return await self.database.write(lambda tx: accounts.credit(tx, posting))
+
+
+def _log_report(error: UnspoolError) -> None:
+    _log.error("%s: %s", error.code, error.message)

@@ -1,0 +1,46 @@
+"""Work that nobody else may cancel: it runs in tasks of the ledger's own, which shutting down waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+_log = logging.getLogger("unspool.ledger")
+T = TypeVar("T")
+
+
+class OwnedTasks:
+    """The tasks of a ledger. A caller that is cancelled stops waiting; its work goes on."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` whatever becomes of the caller, and answer what it answers. Raises what it raises."""
+        return await asyncio.shield(self.spawn(work))
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start `work`; what it raises while nobody waits for it is logged by whoever started it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def drain(self, deadline: float) -> int:
+        """Wait until all is done, for `deadline` seconds at most; what is left then is cancelled. How many were."""
+        self.closed = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=deadline)
+        left = set(self._tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            _log.warning("the ledger closes with %d tasks unfinished; their calls are settled by the reaper", len(left))
+            await asyncio.wait(left, timeout=1.0)
+        return len(left)

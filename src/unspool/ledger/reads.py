@@ -1,0 +1,202 @@
+"""What the ledger answers: balances, entries page by page, what a generation used."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import bindparam, select, tuple_
+
+from unspool.errors import InvalidArgument
+from unspool.ledger.database import Transaction
+from unspool.ledger.entries import Entry, entry_of
+from unspool.ledger.rules import restored
+from unspool.ledger.tables import Instant, account, entry, hold, model_call
+from unspool.ledger.usage import Usage
+
+_BALANCE: Final = select(account).where(account.c.account_id == bindparam("whose"))
+_CALLS: Final = (
+    select(model_call)
+    .where(model_call.c.generation == bindparam("whose"))
+    .order_by(model_call.c.started_at, model_call.c.call_id)
+)
+_HOLD: Final = select(hold).where(hold.c.generation == bindparam("whose"))
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """An account, in nano-USD. `posted`: all entries. `held`: what running generations have set aside. `floor`: how
+    far down admissions may take it."""
+
+    account: str
+    posted: int = 0
+    held: int = 0
+    floor: int = 0
+
+    @property
+    def available(self) -> int:
+        """What is left to be held: negative in debt."""
+        return self.posted - self.held
+
+    @property
+    def debt(self) -> int:
+        """What calls have cost beyond what there was; the next grant repays it."""
+        return max(0, -self.posted)
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Entries, newest first. `next`: the cursor of the page after this one, None on the last."""
+
+    entries: list[Entry]
+    next: str | None
+
+
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One model call as the ledger has it. `state`: started or settled; `source`: provider, estimate or void. `cost`
+    in nano-USD: None where it has no price or its usage is not known. Times are Unix seconds."""
+
+    call_id: str
+    generation: str
+    account: str
+    agent: str
+    step: str
+    attempt: int
+    provider: str
+    model: str
+    state: str
+    started_at: float
+    source: str | None = None
+    usage: Usage | None = None
+    cost: int | None = None
+    price_version: str | None = None
+    unit_prices: dict[str, str] | None = None
+    settled_at: float | None = None
+    input_tokens: int | None = None
+    """Of the request, as whoever started the call had counted it."""
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over calls. `unpriced`: settled ones whose cost is not known. `open`: not settled yet."""
+
+    calls: int = 0
+    open: int = 0
+    unpriced: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: int = 0
+
+
+class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generation used. `reported_…`: as a chat product shows it, the input of the first call and the output of
+    all. `billed`: every call, which is what is charged; the same by agent, and by `provider/model`."""
+
+    generation: str
+    calls: list[CallRecord]
+    reported_input_tokens: int
+    reported_output_tokens: int
+    billed: Totals
+    by_agent: dict[str, Totals]
+    by_model: dict[str, Totals]
+
+
+def balance(tx: Transaction, whose: str) -> Balance:
+    found = tx.first(_BALANCE, {"whose": whose})
+    if found is None:
+        return Balance(account=whose)
+    return Balance(account=whose, posted=found.posted, held=found.held, floor=found.floor)
+
+
+def entries(tx: Transaction, whose: str | None, after: str | None, limit: int) -> Page:
+    """A page of an account's entries, or of all. Raises InvalidArgument for a cursor that is none."""
+    statement = select(entry).order_by(entry.c.created_at.desc(), entry.c.key.desc()).limit(limit + 1)
+    if whose is not None:
+        statement = statement.where(entry.c.account_id == whose)
+    if after is not None:
+        at, key = _decode_cursor(after)
+        place = tuple_(bindparam("at", at, Instant), bindparam("after", key))
+        statement = statement.where(tuple_(entry.c.created_at, entry.c.key) < place)
+    found = [entry_of(row) for row in tx.all(statement)]
+    more = found[limit - 1] if len(found) > limit else None
+    return Page(found[:limit], _encode_cursor(more) if more is not None else None)
+
+
+def usage(tx: Transaction, generation: str) -> GenerationUsage:
+    return summed(generation, [call_of(row) for row in tx.all(_CALLS, {"whose": generation})])
+
+
+def owner(tx: Transaction, generation: str) -> str | None:
+    """The account that pays for a generation, None where none does."""
+    found = tx.first(_HOLD, {"whose": generation})
+    return None if found is None else found.account_id
+
+
+def summed(generation: str, calls: Sequence[CallRecord]) -> GenerationUsage:
+    """The totals over the calls of a generation, in their order."""
+    told = [call.usage for call in calls if call.usage is not None]
+    agents = dict.fromkeys(call.agent for call in calls)
+    models = dict.fromkeys(f"{call.provider}/{call.model}" for call in calls)
+    return GenerationUsage(
+        generation=generation,
+        calls=list(calls),
+        reported_input_tokens=told[0].input_tokens if told else 0,
+        reported_output_tokens=sum(usage.output_tokens for usage in told),
+        billed=_totals(calls),
+        by_agent={agent: _totals(call for call in calls if call.agent == agent) for agent in agents},
+        by_model={
+            model: _totals(call for call in calls if f"{call.provider}/{call.model}" == model) for model in models
+        },
+    )
+
+
+def call_of(row: Any) -> CallRecord:
+    return CallRecord(
+        call_id=row.call_id, generation=row.generation, account=row.account_id, agent=row.agent, step=row.step,
+        attempt=row.attempt, provider=row.provider, model=row.model, state=row.state, started_at=row.started_at,
+        source=row.source, usage=restored(row.usage, row.source), cost=row.cost_nano, price_version=row.price_version,
+        unit_prices=row.unit_prices, settled_at=row.settled_at, input_tokens=row.context.get("input_tokens"),
+    )  # fmt: skip
+
+
+def _totals(calls: Iterable[CallRecord]) -> Totals:
+    listed = list(calls)
+    usages = [call.usage for call in listed if call.usage is not None]
+    names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+    return Totals(
+        calls=len(listed),
+        open=sum(call.state == "started" for call in listed),
+        unpriced=sum(call.state == "settled" and call.cost is None for call in listed),
+        cost=sum(call.cost or 0 for call in listed),
+        **{name: sum(getattr(usage, name) for usage in usages) for name in names},
+    )
+
+
+def _encode_cursor(last: Entry) -> str:
+    text = f"{round(last.created_at * 1_000_000)} {last.key}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> tuple[float, str]:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        at, _, key = text.partition(" ")
+        return int(at) / 1_000_000, key
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument("the cursor is not one of this ledger; leave it out to begin with the newest") from error
+
+
+def settled(
+    tx: Transaction, after: str, limit: int, provider: str | None, model: str | None, unpriced: bool
+) -> list[CallRecord]:
+    """Settled calls in the order of their ids, behind `after`."""
+    statement = select(model_call).where(model_call.c.state == "settled", model_call.c.call_id > after)
+    for column, wanted in ((model_call.c.provider, provider), (model_call.c.model, model)):
+        if wanted is not None:
+            statement = statement.where(column == wanted)
+    if unpriced:
+        statement = statement.where(model_call.c.cost_nano.is_(None))
+    return [call_of(row) for row in tx.all(statement.order_by(model_call.c.call_id).limit(limit))]
