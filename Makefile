@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip -qq --disable-pip-version-check
 PIP_INSTALL := $(PIP) install --constraint constraints.txt
 # What the tests, lint and types need; the local model comes on top where it can be installed.
-DEV_EXTRAS := server,redis,openai,anthropic,dev
+DEV_EXTRAS := server,redis,ledger,postgres,tokens,openai,anthropic,docs,dev
 PORT ?= 8000
 ARGS ?=
 # make simulate, make fuzz, make bench-compare
@@ -27,6 +27,8 @@ demo: $(VENV)/.server $(VENV)/.local ## A chat page on loopback, with a model th
 
 test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser included (ARGS='-k resume -x')
 	@sh scripts/chromium.sh
+	@sh scripts/nginx.sh
+	@sh scripts/node_modules.sh
 	@echo "==> Running the tests"
 	@$(PY) -m pytest $(ARGS)
 
@@ -65,7 +67,7 @@ constraints: ## Resolve the newest versions of everything into constraints.txt
 	@sh scripts/constraints.sh
 
 clean: ## Remove what these targets have made
-	@rm -rf $(VENV) build dist site test-results .pytest_cache .ruff_cache .hypothesis .cache
+	@rm -rf $(VENV) build dist site test-results tests/js/node_modules bench/peers/node_modules .pytest_cache .ruff_cache .hypothesis .cache
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The stamps: what is installed, and when.

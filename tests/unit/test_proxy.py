@@ -51,6 +51,16 @@ async def test_without_faults_it_is_not_there() -> None:
         assert (proxy.connections, proxy.cuts) == (1, 0)
 
 
+async def test_silenced_it_lets_nothing_through_until_it_speaks() -> None:
+    async with sending() as port, Proxy(port, Faults(latency=0.001)) as proxy:
+        proxy.silence()
+        fetching = asyncio.create_task(fetch(proxy.port))
+        await asyncio.sleep(0.1)
+        assert not fetching.done()
+        proxy.speak()
+        assert (await fetching)[0] == DATA
+
+
 async def test_split_and_stalled_it_is_still_whole() -> None:
     async with sending() as port, Proxy(port, Faults(seed=1, split=True, stall=(0.5, 0.002))) as proxy:
         got, sizes = await fetch(proxy.port)

@@ -28,6 +28,12 @@ export class UnspoolError extends Error {
 
 export const unreachable = (message, cause) => new UnspoolError(message, { code: 'unreachable', cause });
 
+/**
+ * An answer that was cut. Over plain HTTP, Chromium takes a head that was cut for a whole one: then status, type and
+ * length may be missing or cut as well, and the body is empty.
+ */
+export const cutOff = (cause) => unreachable('The answer of the server was cut off.', cause);
+
 export const unexpected = (message, status, cause) =>
   new UnspoolError(message, { code: 'unexpected_answer', status, cause });
 

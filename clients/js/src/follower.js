@@ -3,8 +3,8 @@
 
 import { Connection } from './connection.js';
 import { Decoder } from './decoder.js';
-import { unexpected, unreachable, UnspoolError } from './errors.js';
-import { query, streamPath } from './http.js';
+import { cutOff, unexpected, unreachable, UnspoolError } from './errors.js';
+import { Http, query, streamPath } from './http.js';
 import { Presence } from './presence.js';
 import { Retry } from './retry.js';
 
@@ -12,6 +12,7 @@ import { Retry } from './retry.js';
 export const TERMINAL = new Set(['completed', 'failed', 'aborted', 'replaced']);
 
 const RUNNING = new Set(['running', 'requires_action']);
+const EVENT_STREAM = 'text/event-stream';
 const POSITION = /^([1-9][0-9]*)-([0-9]+)$/;
 // A connection that lasted this long was a good one, even if nothing came: behind a proxy that cuts silent ones, a
 // long tool call must not look like a server that fails again and again.
@@ -88,7 +89,7 @@ export class Follower {
     try {
       const response = await this.#http.open(this.#path(), { headers: this.#headers(), signal: connection.signal });
       if (response.status === 204) return null;
-      checkType(response);
+      await checkType(response);
       this.#onState({ name: 'live' });
       const decoder = new Decoder();
       for (let bytes = await connection.read(response); bytes !== null; bytes = await connection.read(response)) {
@@ -129,10 +130,11 @@ export class Follower {
   }
 }
 
-function checkType(response) {
+async function checkType(response) {
   const type = response.headers.get('content-type') ?? '';
-  if (!type.startsWith('text/event-stream'))
-    throw unexpected(`The answer is ${type || 'without a type'}, not an event stream.`, response.status);
+  if (type.startsWith(EVENT_STREAM)) return;
+  if (EVENT_STREAM.startsWith(type) && (await Http.text(response)) === '') throw cutOff();
+  throw unexpected(`The answer is ${type || 'without a type'}, not an event stream.`, response.status);
 }
 
 function recordOf({ type, data, id }) {

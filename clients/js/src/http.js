@@ -1,6 +1,6 @@
 // One request to the server, without second attempts: addresses, headers, errors.
 
-import { errorOf, unexpected, unreachable } from './errors.js';
+import { cutOff, errorOf, unexpected, unreachable } from './errors.js';
 
 export class Http {
   #url;
@@ -33,18 +33,24 @@ export class Http {
     } catch (error) {
       throw unreachable('The server cannot be reached.', error);
     }
+    if (response.status < 200) throw cutOff(); // "HTTP/1.1 20"
     if (!response.ok) throw await errorOf(response);
     return response;
   }
 
-  /** The JSON of a response, as far as it came. Throws UnspoolError. */
-  static async json(response) {
-    let text;
+  /** The text of a response. Throws UnspoolError where it was cut off. */
+  static async text(response) {
     try {
-      text = await response.text();
+      return await response.text();
     } catch (error) {
-      throw unreachable('The answer of the server was cut off.', error);
+      throw cutOff(error);
     }
+  }
+
+  /** The JSON of a response. Throws UnspoolError. */
+  static async json(response) {
+    const text = await Http.text(response);
+    if (text === '') throw cutOff();
     try {
       return JSON.parse(text);
     } catch (error) {

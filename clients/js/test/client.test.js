@@ -86,16 +86,17 @@ test('headers are sent with every request; a function is asked each time', async
   assert.equal(requests.at(-1).headers['x-a'], '1');
 });
 
-test('an answer cut in its middle is asked for again; one that is not JSON is not', async (t) => {
+test('an answer cut in its middle or before it is asked for again; one that is not JSON is not', async (t) => {
   const half = (request, response) => {
     response.writeHead(200, { 'content-type': 'application/json', 'content-length': 100 });
     response.write('{"generation"', () => request.socket.destroy());
   };
+  const nothing = (_, response) => response.end();
   const html = (_, response) => response.end('<html>');
-  const { url, requests } = await serve(t, half, json({ generation: 1 }), html);
+  const { url, requests } = await serve(t, half, nothing, json({ generation: 1 }), html);
   assert.deepEqual(await new Client(url).status('s'), { generation: 1 });
   await assert.rejects(new Client(url).status('s'), { code: 'unexpected_answer', status: 200 });
-  assert.equal(requests.length, 3);
+  assert.equal(requests.length, 4);
 });
 
 test('a server that does not answer is asked again', async (t) => {

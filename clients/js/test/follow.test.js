@@ -143,6 +143,16 @@ test('what is not an event stream of unspool is final', async (t) => {
   }
 });
 
+test('a head that was cut, which Chromium takes for a whole one, is a cut connection', async (t) => {
+  const { url } = await serve(t, stream(HASTY, frame(1), last(2)));
+  for (const type of ['', 'text/eve']) {
+    const cutHead = () => Promise.resolve(new Response(null, { headers: type ? { 'content-type': type } : {} }));
+    const answers = [cutHead, () => Promise.resolve({ status: 20 }), fetch];
+    const client = new Client(url, { fetch: (...request) => answers.shift()(...request) });
+    assert.deepEqual(offsets(await collect(client.follow('s'))), [1, 2]);
+  }
+});
+
 test('attempts bound how often in a row it may fail', async (t) => {
   const refused = refuse(503, { code: 'store_unavailable' });
   const { url, requests } = await serve(t, refused, refused, cut(HASTY, frame(1)), refused, refused, refused);

@@ -31,7 +31,7 @@ class Faults:
     `cut_after`: each connection is cut after so many bytes, from the first to the second number; None: never. `cuts`:
     how many connections are cut in all; None: every one. Half of the cuts are a reset, which loses what is under way,
     half a clean end. `split`: bytes arrive in pieces of any size. `stall`: the chance that a piece is held up, and for
-    how many seconds at most.
+    how many seconds at most. `latency`: seconds by which every piece is held up.
     """
 
     seed: int = 0
@@ -39,12 +39,14 @@ class Faults:
     cuts: int | None = None
     split: bool = False
     stall: tuple[float, float] = (0.0, 0.0)
+    latency: float = 0.0
 
 
 class Proxy:
     """Listens on a free port of this machine while it is entered. `connections` and `cuts` are counted so far.
 
-    Set `refusing` to turn new connections away; `cut_all` cuts those that are open.
+    Set `refusing` to turn new connections away; `cut_all` cuts those that are open. `silence` swallows nothing and cuts
+    nothing, but lets no byte through in either direction until `speak`: what a cable looks like that was pulled.
     """
 
     def __init__(self, upstream_port: int, faults: Faults | None = None) -> None:
@@ -57,6 +59,8 @@ class Proxy:
         self._random = Random(self._faults.seed)
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
+        self._passing = asyncio.Event()
+        self._passing.set()
 
     @property
     def url(self) -> str:
@@ -85,6 +89,14 @@ class Proxy:
             _reset(writer)
             task.cancel()
 
+    def silence(self) -> None:
+        """Let nothing through, from now on."""
+        self._passing.clear()
+
+    def speak(self) -> None:
+        """Let everything through that was held up, and what follows."""
+        self._passing.set()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -107,7 +119,7 @@ class Proxy:
         except OSError:
             _reset(writer)
             return
-        asking = asyncio.create_task(_pass(reader, upstream))
+        asking = asyncio.create_task(self._ask(reader, upstream))
         try:
             await self._answer(there, writer)
         finally:
@@ -121,8 +133,11 @@ class Proxy:
             while data := await reader.read(_READ):
                 while data:
                     size = random.randint(1, len(data)) if faults.split else len(data)
+                    if faults.latency:
+                        await asyncio.sleep(faults.latency)
                     if random.random() < faults.stall[0]:
                         await asyncio.sleep(random.random() * faults.stall[1])
+                    await self._passing.wait()
                     if size >= left and (faults.cuts is None or self.cuts < faults.cuts):
                         await self._cut(writer, data[:left])
                         return
@@ -133,20 +148,20 @@ class Proxy:
                     if data:
                         await asyncio.sleep(0)  # so that the next piece is one of its own
 
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_READ):
+                await self._passing.wait()
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
     async def _cut(self, writer: asyncio.StreamWriter, last: bytes) -> None:
         self.cuts += 1
         writer.write(last)
         await writer.drain()
         if self._random.random() < 0.5:
             _reset(writer)
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(_READ):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
