@@ -19,6 +19,8 @@ from unspool.events import Record, encode_data
 
 
 class Status(StrEnum):
+    """How a generation stands: `requires_action` while it waits for a person; the last four are for good."""
+
     RUNNING = "running"
     REQUIRES_ACTION = "requires_action"
     COMPLETE = "complete"
@@ -151,7 +153,11 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """What a chat product keeps about a turn. None: not known, or cleared. 0 is a value."""
+    """What a chat product keeps about a turn. None: not known, or cleared. 0 is a value.
+
+    `title`, `conversation_id`, `user_message` (with its `id`), `response_id` and `sender` come back in the resume state
+    and in the record of a Stop. `extra` is for what is the application's own. The rest is only kept.
+    """
 
     title: str | None = None
     conversation_id: str | None = None
@@ -190,7 +196,9 @@ class _StrictMetadata(Metadata, frozen=True, forbid_unknown_fields=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state of one generation, as it was when it was read. Times are Unix seconds of the store's clock.
 
-    `terminal` is the sealing record, there as soon as the status is a settled one.
+    `active_at`: its last append, to within a second or so. `first_offset`, `last_offset`: the records that are kept.
+    `abort`: the Stop that was asked for. `task`: what runs, where it runs by name. `synced`: a viewer was given the
+    snapshot. `terminal`: the sealing record, there as soon as the status is a settled one.
     """
 
     stream_id: str

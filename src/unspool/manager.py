@@ -48,9 +48,12 @@ from unspool.viewer import Viewer
 class GenerationManager:
     """Starts generations, follows them, stops them. Safe for many tasks of one event loop.
 
-    An async context manager; or call `start_up` and `stop`. `user` and `tenant` say on whose behalf a call is made: a
-    generation that belongs to somebody else raises NotFound, exactly as one that does not exist. Trusted code may pass
-    ANYONE as the user.
+    An async context manager; or call `start_up` and `stop`. `store` and `transport`: a back end that was made already,
+    where `from_url` does not do. `replica`: the name of this process, its own among those that share a store.
+
+    `user` and `tenant` say on whose behalf a call is made: a generation that belongs to somebody else raises NotFound,
+    exactly as one that does not exist. Trusted code may pass ANYONE as the user. Where the store is not in this
+    process, every verb may raise StoreUnavailable.
     """
 
     def __init__(
@@ -255,8 +258,8 @@ class GenerationManager:
         """Records after a position, in order, each once; ends after the terminal record.
 
         `generation`: an older one instead of the stream's last. `snapshot`: begin with one `sync` record, the content
-        so far, then what follows it; a `sync` record with the reason `trimmed` also takes the place of records that are
-        no longer kept. Raises NotFound, Gone, InvalidPosition, ViewerReleased.
+        so far, then what follows it. Such a record also takes the place of records that are no longer kept, with the
+        reason `trimmed`, or lost (`rewound`). Raises NotFound, Gone, InvalidPosition, ShuttingDown, ViewerReleased.
         """
         viewer = await self.view(
             stream_id, user=user, tenant=tenant, after=after, generation=generation, snapshot=snapshot
@@ -269,7 +272,7 @@ class GenerationManager:
         self, stream_id: str, *, user: User = None, tenant: str | None = None, after: int = 0,
         generation: int | None = None, snapshot: bool = False,
     ) -> Viewer:  # fmt: skip
-        """As `follow`, as an object: a Viewer, attached at once. Close it, or use it as a context manager."""
+        """As `follow`, as an object: a Viewer, attached at once. Close it, or enter it. Raises as `follow` does."""
         replica = self.replica
         job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
         if after < 0 or after > job.last_offset:
@@ -296,7 +299,7 @@ class GenerationManager:
         """As `follow`, with callbacks: `on_record`; at the end `on_error` for `failed`, `on_done` for anything else.
 
         A callback that raises is logged, and the next record comes all the same. `Subscription.cancel` is idempotent,
-        and nothing is delivered after it.
+        and nothing is delivered after it. Raises NotFound, Gone, InvalidPosition, ShuttingDown.
         """
         viewer = await self.view(
             stream_id, user=user, tenant=tenant, after=after, generation=generation, snapshot=snapshot
@@ -315,7 +318,7 @@ class GenerationManager:
         by: str = "user",
         reason: str | None = None,
     ) -> AbortOutcome:
-        """Stop a generation, from any replica, and answer once it is sealed.
+        """Stop a generation, from any replica, and answer once it is sealed; with Unknown where there is none.
 
         The owner gets `abort_grace` seconds; when it is dead or deaf this replica raises the epoch and seals itself.
         """
@@ -377,7 +380,7 @@ class GenerationManager:
         return await self.store.update(job.key, job.lease.epoch, changes)
 
     async def delete(self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int) -> bool:
-        """Delete an ended generation before its retention is over; False when it is active or gone."""
+        """Delete an ended generation before its retention is over; False when it is active, gone or not theirs."""
         try:
             job = await self.job(stream_id, user=user, tenant=tenant, generation=generation)
         except (NotFound, Gone):

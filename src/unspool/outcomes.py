@@ -12,6 +12,9 @@ from unspool.jobs import Job, Status
 
 
 class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """`content`: message parts; `text`: their text, joined; `usage`: one entry for each model call; `final`: the
+    terminal record."""
+
     content: list[dict[str, Any]] = []
     text: str = ""
     usage: list[dict[str, Any]] = []

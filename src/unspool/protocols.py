@@ -83,7 +83,9 @@ class JobStore(Protocol):
         """Connect. Raises StoreUnavailable: a configured store that is not there is an error, never a fall-back."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Disconnect; what is kept stays."""
+        ...
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless the store answers."""
@@ -151,7 +153,7 @@ class JobStore(Protocol):
         ...
 
     async def expired(self, limit: int) -> Sequence[Job]:
-        """Active jobs whose lease has run out."""
+        """Active jobs whose lease has run out. Raises StoreUnavailable also where they could not be taken over now."""
         ...
 
     async def active(self, owner: Owner) -> Sequence[Job]:
@@ -162,13 +164,17 @@ class JobStore(Protocol):
         """Jobs, newest first: of one owner or (None) of all, in one status or (None) in any."""
         ...
 
-    async def counts(self) -> Counts: ...
+    async def counts(self) -> Counts:
+        """All jobs that are kept, whoever owns them."""
+        ...
 
     async def save_checkpoint(self, key: GenerationKey, epoch: int, checkpoint: Checkpoint) -> None:
         """Keep a dumped fold, so that joining costs the content and not the history. Raises Fenced."""
         ...
 
-    async def checkpoint(self, key: GenerationKey) -> Checkpoint | None: ...
+    async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
+        """The last one that was saved, where there is one."""
+        ...
 
     async def trim(self, key: GenerationKey, epoch: int, up_to: int) -> None:
         """Forget records up to this offset, which a saved checkpoint must cover. Raises Fenced."""
@@ -202,7 +208,9 @@ class Channel(Protocol):
         """Ask for the hints about this generation. `local`: its owner is here, and wants to hear of control only."""
         ...
 
-    def unwatch(self, key: GenerationKey) -> None: ...
+    def unwatch(self, key: GenerationKey) -> None:
+        """Take that back. Harmless for what is not watched."""
+        ...
 
     def publish(self, hint: Hint) -> None:
         """Send a hint to every replica that watches, this one excepted. Never waits, never raises, may be lost.
@@ -211,7 +219,9 @@ class Channel(Protocol):
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Hear no more; nothing is delivered afterwards."""
+        ...
 
 
 class EventTransport(Protocol):

@@ -57,10 +57,11 @@ def create_app(
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
 ) -> Starlette:
-    """An application that owns the manager: it starts and stops with it. `run`, `resumable`: see `router`.
+    """An application that owns the manager: it starts and stops with it. What is not told here is told for `router`.
 
-    `about`: what `/about` tells the page (model, note). `allowed_hosts`: the Host headers that are answered; an
-    unauthenticated server names its own, so that a foreign page cannot reach it under a name of its choice.
+    `page`: with the chat page at `/`. `about`: what `/about` tells it (model, note). `allowed_hosts`: the Host headers
+    that are answered; an unauthenticated server names its own, so that a foreign page cannot reach it under a name of
+    its choice.
     """
 
     @asynccontextmanager

@@ -190,7 +190,8 @@ def _answer(schema: dict[str, Any], description: str = "Done") -> dict[str, Any]
 def _open(name: str, summary: str, media: str, *errors: int) -> dict[str, Any]:
     """A route for machines, which needs no credentials."""
     answer: dict[str, Any] = {"description": summary, "content": {media: {}}}
-    refused: dict[str, Any] = {"description": "Not now", "content": {"application/json": {}, "application/problem+json": {}}}
+    kinds: dict[str, Any] = {"application/json": {}, "application/problem+json": {}}
+    refused: dict[str, Any] = {"description": "Not now", "content": kinds}
     responses = {"200": answer} | {str(code): refused for code in errors}
     return {"operationId": name, "summary": summary, "security": [], "responses": responses}
 

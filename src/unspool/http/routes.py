@@ -43,10 +43,12 @@ def router(
 ) -> Router:
     """The native dialect over a manager, to mount or include in a Starlette or FastAPI application.
 
-    `authenticate` gets each request and answers the user's id, an Identity, or None for 401. Without it every caller is
-    the same nobody: only for a server that nobody else can reach. `resumable`: a name under which a replica that mounts
-    the same goes on with a run whose process died: `run` is called again, with the same request, the content so far in
-    `Generation.snapshot`, and `Generation.attempt` above 1.
+    `run` is what a POST starts. `authenticate` gets each request and answers the user's id, an Identity, or None for
+    401; without it every caller is the same nobody: only for a server that nobody else can reach. `stream_options`:
+    heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused.
+
+    `resumable`: a name under which a replica that mounts the same goes on with a run whose process died: `run` is
+    called again, with the same request, the content so far in `Generation.snapshot`, and `Generation.attempt` above 1.
     """
     native = _Native(manager, run, resumable, authenticate, stream_options, max_body)
     return _router_class()(routes=native.routes())
