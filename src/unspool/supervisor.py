@@ -71,9 +71,13 @@ class Supervisor:
     async def sweep(self) -> None:
         """End what is stalled or too long, take over what has no owner."""
         self._end_overdue()
-        if asyncio.get_running_loop().time() - self._outage < self._replica.options.lease / 2:
-            return  # nobody could renew: owners that are alive come first
+        now, lease = asyncio.get_running_loop().time, self._replica.options.lease
+        asked = now()
         expired = await self._replica.store.expired(_EXPIRED_PER_SWEEP)
+        if now() - asked > lease / 4:  # an answer that comes so late is an outage, too
+            self._outage = now()
+        if now() - self._outage < lease / 2:
+            return  # nobody could renew: owners that are alive come first
         # What is ours is only late: the renewal decides. Save hooks are slow: no orphan waits for those of another.
         await asyncio.gather(*(self._take_over(job) for job in expired if job.key not in self._replica.runs))
 
@@ -128,6 +132,7 @@ class Supervisor:
         except (Fenced, NotFound, Gone, ShuttingDown) as error:
             _log.info("%s: settled by somebody else: %s", job.key, error)
         except StoreUnavailable as error:
+            self._outage = asyncio.get_running_loop().time()
             _log.warning("%s: the store is unavailable: %s", job.key, error)
         except Exception:  # noqa: BLE001
             # One bad job must not end the care of all the others.

@@ -1,7 +1,8 @@
 """What lies outside the slots of the streams: who is where, whose lease ends when, what may be deleted.
 
 An index is a hint, too. Something enters before it is created, so that what exists is always found; what is found is
-looked up in its own slot, and taken out of the index when it is not there, unless it was entered anew meanwhile.
+looked up in its own slot, and taken out of the index when it is not there, unless it was entered anew meanwhile, or so
+lately that its creation may still be on its way.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from unspool.jobs import GenerationKey, Job, Owner, Status
 
 _KEPT: Final = 30 * 24 * 3600 * 1000
 """Milliseconds for which an index is kept after the last entry, when nobody is left to clear it away."""
+_ON_ITS_WAY: Final = 60.0
+"""Seconds after which something that was entered has been created, or never will be."""
 _AT_ONCE: Final = 1000
 """Members that are looked at in one go."""
 
@@ -63,7 +66,7 @@ class Indexes:
             reply, left = await self._redis.run("lease", self._keys.stream(stream_id))
             job = wire.job_of(stream_id, reply) if reply else None
             if job is None or job.settled:
-                await self._redis.run("drop", index, member, score)
+                await self._redis.run("drop", index, member, score, _ON_ITS_WAY if job is None else 0)
             elif float(left) <= 0:
                 found.append(job)
             else:
@@ -83,7 +86,7 @@ class Indexes:
             if done == 1:
                 gone.append(key)
             if done:
-                await self._redis.run("drop", index, member, score)
+                await self._redis.run("drop", index, member, score, 0)
         return gone
 
     async def _due(self, index: Callable[[int], bytes], age: float, limit: int) -> list[tuple[bytes, bytes, bytes]]:
@@ -121,5 +124,7 @@ class Indexes:
                 wire.job_of(stream_id, one) for stream_id, found in zip(ids, replies, strict=True) for one in found
             ]
             empty = [entry for entry, found in zip(part, replies, strict=True) if not found]
-            await asyncio.gather(*(self._redis.run("drop", index, member, score) for member, score in empty))
+            await asyncio.gather(
+                *(self._redis.run("drop", index, member, score, _ON_ITS_WAY) for member, score in empty)
+            )
         return jobs

@@ -1,0 +1,155 @@
+"""A replica as a process of its own: the native routes over a store, with runs that do what a request tells them.
+
+    python -m tests.integration.redis.replica --store redis://127.0.0.1:6379 --options '{"lease": 2.0}'
+
+Prints its URL and process id as one line of JSON once it answers; `GET /census` tells what it holds. The user is
+whoever the header `x-user` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import msgspec
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from unspool import GenerationManager, Options
+from unspool.errors import ConfigurationError, GenerationStopped, StoreUnavailable
+from unspool.http import StartRequest, StreamOptions, create_app
+from unspool.http.server import serve
+from unspool.producer import Generation
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a run does. It says the numbers from 1 to `count` as text, `delay` seconds apart, then waits in a tool.
+
+    `pad`: letters before each number. `usage`: models whose usage it reports first. `tool`: seconds in the tool.
+    `deaf`: seconds for which it does not heed a cancellation, and speaks on.
+    """
+
+    count: int = 10
+    delay: float = 0.0
+    pad: int = 0
+    usage: list[str] = []
+    tool: float = 0.0
+    deaf: float = 0.0
+
+
+class Runs:
+    """The runs of this process, and what is known of them here and nowhere else."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, int] = {}
+        """The last number that a run has handed over, whether the store has it or not."""
+        self.signalled: dict[str, float] = {}
+        """When a run was cancelled, on the clock of the machine."""
+
+    async def __call__(self, gen: Generation, request: StartRequest) -> None:
+        script = msgspec.json.decode(request.messages[-1]["content"], type=Script)
+        try:
+            await self._play(gen, script)
+        except asyncio.CancelledError:
+            self.signalled[str(gen.key)] = time.monotonic()
+            if script.deaf:
+                await _speak_on(gen, script)
+            raise
+
+    async def _play(self, gen: Generation, script: Script) -> None:
+        begun = (await gen.snapshot()).text.split() if gen.attempt > 1 else []
+        for model in script.usage:
+            await gen.usage(gen.call_id(), model=model, input_tokens=3, output_tokens=5)
+        for number in range(len(begun) + 1, script.count + 1):
+            await gen.text(f"{'x' * script.pad}{number} ")
+            self.said[str(gen.key)] = number
+            await asyncio.sleep(script.delay)
+        if script.tool:
+            await gen.tool_call("call", "wait", {"seconds": script.tool})
+            await asyncio.sleep(script.tool)
+            await gen.tool_result("call", "waited")
+
+
+async def _speak_on(gen: Generation, script: Script) -> None:
+    until = time.monotonic() + script.deaf
+    while time.monotonic() < until:
+        try:
+            await gen.text("late ")
+        except GenerationStopped:
+            pass
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            pass
+
+
+def census(manager: GenerationManager, runs: Runs) -> dict[str, Any]:
+    """What this process holds."""
+    replica = manager.replica
+    tasks = Counter((task.get_name()).split(" ")[0].rstrip("-0123456789") for task in asyncio.all_tasks())
+    return {
+        "tasks": dict(tasks),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "runs": sorted(map(str, replica.runs)),
+        "viewers": len(replica.viewers),
+        "tails": sorted(map(str, replica.tails)),
+        "watched": len(replica.channel._watched),  # pyright: ignore[reportAttributeAccessIssue]
+        "totals": dict(replica.settler.totals),
+        "said": runs.said,
+        "signalled": runs.signalled,
+    }
+
+
+def authenticate(connection: HTTPConnection) -> str | None:
+    return connection.headers.get("x-user", "u")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A replica for tests.")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--name")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--options", type=json.loads, default={}, help="fields of unspool.Options, as JSON")
+    parser.add_argument("--heartbeat", type=float, default=15.0)
+    parser.add_argument("--resumable", help="the name under which other replicas go on with its runs")
+    given = parser.parse_args()
+    logging.basicConfig(format=f"%(asctime)s {given.name} %(levelname)s %(name)s: %(message)s", level="INFO")
+    options = Options(**given.options)
+    made = GenerationManager.from_url(given.store, options=options)
+    manager = GenerationManager(made.store, made._transport, options=options, replica=given.name)
+    runs = Runs()
+
+    async def tell(_: Request) -> Response:
+        return JSONResponse(census(manager, runs))
+
+    app = create_app(
+        manager,
+        run=runs,
+        resumable=given.resumable,
+        authenticate=authenticate,
+        page=False,
+        stream_options=StreamOptions(heartbeat=given.heartbeat, retry=50),
+    )
+    app.router.routes.insert(0, Route("/census", tell))
+
+    def ready(url: str) -> None:
+        print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)
+
+    try:
+        serve(app, port=given.port, drain=options.drain, authenticated=True, ready=ready)
+    except (ConfigurationError, StoreUnavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

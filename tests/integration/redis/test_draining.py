@@ -1,0 +1,90 @@
+"""A process that is told to end: runs may finish, the rest is interrupted, viewers go elsewhere and miss nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx2
+import pytest
+
+from tests.integration.redis.conftest import Starting
+from tests.integration.redis.processes import Follower, check_exact, read_until_cut, until
+from unspool.client import Received
+from unspool.client.follow import Following
+from unspool.errors import UnspoolError
+
+Tell = Callable[[str], None]
+
+DRAIN = 2.0
+
+
+async def test_a_deploy_loses_nothing(replicas: Starting, stream: str, tell: Tell) -> None:
+    """Scenario 57: ten runs of the one that ends, which finish or are interrupted; those of the other go on untouched,
+    and their viewers come over to it, cut off without an end, and go on at their position."""
+    one, two = await replicas("a", "b", drain=DRAIN)
+    short = [f"{stream}-short-{number}" for number in range(5)]
+    long = [f"{stream}-long-{number}" for number in range(5)]
+    for name in short:
+        await one.say(name, count=100, delay=0.01)
+    for name in long:
+        await one.say(name, count=100_000, delay=0.01)
+    await two.say(f"{stream}-elsewhere", count=400, delay=0.01)
+    viewers = {name: Follower(one, name) for name in (*short, *long)}
+    guest, guests_read = Following(f"{stream}-elsewhere", generation=1), list[Received]()
+    cut = asyncio.create_task(read_until_cut(one.http(), one.url, guest, guests_read))
+    for viewer in viewers.values():
+        await viewer.reach(3)
+    await until(lambda: len(guests_read), "the guest reads", lambda count: count > 3)
+
+    begun = time.monotonic()
+    one.terminate()
+    # Released at once, since what it follows goes on elsewhere; and cut off: the response must not seem to be complete.
+    assert isinstance(await asyncio.wait_for(cut, DRAIN / 2), httpx2.RemoteProtocolError)
+    assert not guests_read[-1].terminal
+    await asyncio.sleep(0.3)
+    with pytest.raises(httpx2.ConnectError):
+        async with one.http() as client:
+            await client.get("/healthz")
+    for name in short:
+        records = await viewers[name].end()
+        check_exact(records, 100)
+        assert records[-1].type == "completed"
+    for name in long:
+        records = await viewers[name].end()
+        check_exact(records)
+        assert (records[-1].type, records[-1].data["code"]) == ("failed", "interrupted")
+    assert await one.ended() == 0
+    seconds = time.monotonic() - begun
+    tell(f"SIGTERM to the exit, drain {DRAIN} s, five runs interrupted: {seconds:.2f} s")
+    assert DRAIN <= seconds < DRAIN + 5.0
+    rest = await Follower(two, f"{stream}-elsewhere", generation=1, after=guests_read[-1].offset).end()
+    check_exact([*guests_read, *rest], 400)
+    for name in (*short, *long):
+        assert await Follower(two, name).end() == viewers[name].records
+
+
+async def test_a_client_follows_through_a_rolling_restart(replicas: Starting, stream: str) -> None:
+    """One replica after the other is replaced under load: no run of the others, and no viewer, misses anything."""
+    old = await replicas("a", "b", drain=3.0)
+    await old[1].say(stream, count=300, delay=0.01)
+    first = Follower(old[0], stream)
+    await first.reach(10)
+    (new,) = await replicas("c", drain=3.0)
+    for replica in old:
+        replica.terminate()
+    last = await _goes_over(first)
+    rest = await Follower(new, stream, generation=1, after=last).end()
+    check_exact([*first.records, *rest], 300)
+    for replica in old:
+        assert await replica.ended() == 0
+    with pytest.raises(UnspoolError):
+        await old[0].say(f"{stream}-late", count=1)
+
+
+async def _goes_over(viewer: Follower) -> int:
+    """Wait until its replica has let it go; where it stands."""
+    await viewer.until(lambda viewer: "waiting" in viewer.states, "it is let go")
+    await viewer.leave()
+    return viewer.records[-1].offset

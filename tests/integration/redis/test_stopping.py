@@ -1,0 +1,210 @@
+"""Stop, asked of one process while another one runs: answered with the content, and within its bound in every case."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+from tests.integration.redis.conftest import Starting
+from tests.integration.redis.processes import TIMES, Follower, Replica, check_exact, numbers, until
+from tests.servers.redis import RedisServer
+from unspool.client import Outcome
+from unspool.jobs import Status
+from unspool.testing.proxy import Faults, Proxy
+
+Pair = tuple[Replica, Replica]
+Tell = Callable[[str], None]
+
+GRACE, LEASE = TIMES["abort_grace"], TIMES["lease"]
+BOUND = GRACE + min(1.0, LEASE / 3)
+"""Seconds after which whoever was asked stops waiting for the owner, and seals itself."""
+SLACK = 3.0
+"""Seconds that this machine may take for anything beside that."""
+
+
+async def stop(replica: Replica, stream: str) -> tuple[Outcome, float]:
+    """Stop it; the answer, and after how many seconds it came."""
+    begun = time.monotonic()
+    async with replica.client() as client:
+        return await client.stop(stream, generation=1), time.monotonic() - begun
+
+
+async def test_stop_reaches_the_owner_on_another_replica(shared: Pair, stream: str, tell: Tell) -> None:
+    """Scenario 37: the run is cancelled, the viewers of both get one terminal record, all usage is there."""
+    one, two = shared
+    await one.say(stream, count=10_000, delay=0.01, usage=["small", "large"])
+    viewers = [Follower(replica, stream) for replica in shared]
+    for viewer in viewers:
+        await viewer.reach(5)
+    asked = time.monotonic()
+    outcome, seconds = await stop(two, stream)
+    tell(f"Stop of a run on another replica: answered in {seconds * 1000:.0f} ms")
+    assert seconds < BOUND + SLACK
+    assert (outcome.outcome, outcome.status) == ("stopped", Status.ABORTED)
+    assert {usage["model"] for usage in outcome.usage} == {"small", "large"}
+    assert outcome.final is not None
+    assert outcome.final["response_message"]["unfinished"] is True
+    for viewer in viewers:
+        records = await viewer.end()
+        check_exact(records)
+        assert records[-1].type == "aborted"
+        assert viewer.text == outcome.text == numbers(len(outcome.text.split()))
+    assert asked < (await one.census())["signalled"][f"{stream}/1"] < asked + BOUND
+
+
+async def test_stop_reaches_into_a_tool_that_is_waited_for(shared: Pair, stream: str) -> None:
+    """The await inside the tool is cancelled; nobody waits for it."""
+    one, two = shared
+    await one.say(stream, count=3, tool=1000)
+    await Follower(two, stream).until(lambda viewer: "tool.call" in viewer.types)
+    outcome, seconds = await stop(two, stream)
+    assert (outcome.outcome, outcome.text) == ("stopped", numbers(3))
+    assert seconds < BOUND + SLACK
+    assert f"{stream}/1" in (await one.census())["signalled"]
+
+
+async def test_stop_needs_no_viewer(shared: Pair, stream: str) -> None:
+    """Scenario 38: nobody follows any more, on either replica."""
+    one, two = shared
+    await one.say(stream, count=3, tool=1000)
+    viewer = Follower(two, stream)
+    await viewer.reach(3)
+    await viewer.leave()
+    outcome, _ = await stop(two, stream)
+    assert (outcome.outcome, outcome.text) == ("stopped", numbers(3))
+    assert f"{stream}/1" in (await one.census())["signalled"]
+
+
+async def test_stop_comes_before_the_run_has_begun(
+    replicas: Starting, database: RedisServer, store: str, stream: str
+) -> None:
+    """The owner has not even heard that its generation exists: it is stopped with nothing in it, and stays so."""
+    async with Proxy(database.port, Faults(latency=0.25)) as slow:
+        (two,) = await replicas("b")
+        (one,) = await replicas("a", url=f"redis://127.0.0.1:{slow.port}?{store.partition('?')[2]}")
+        starting = asyncio.create_task(one.say(stream, count=1000, delay=0.01))
+        async with two.client() as client:
+            await until(client.list, "it exists")
+        slow.silence()
+        outcome, seconds = await stop(two, stream)
+        slow.speak()
+        assert (outcome.outcome, outcome.text) == ("stopped", "")
+        assert outcome.final is not None
+        assert outcome.final["early"] is True
+        assert seconds < BOUND + SLACK
+        assert (await starting).generation == 1
+        await until(one.census, "the owner holds no run", lambda found: not found["runs"])
+        check_exact(await Follower(two, stream).end(), 0)
+
+
+async def test_whoever_does_not_heed_it_is_cut_off(shared: Pair, stream: str, tell: Tell) -> None:
+    """Scenario 42: the run speaks on for seconds, and none of it is delivered or stored."""
+    one, two = shared
+    await one.say(stream, count=5, tool=1000, deaf=2.0)
+    viewer = Follower(two, stream)
+    await viewer.until(lambda viewer: "tool.call" in viewer.types)
+    outcome, seconds = await stop(two, stream)
+    tell(f"Stop of a run that does not heed it, grace {GRACE} s: answered in {seconds * 1000:.0f} ms")
+    assert seconds < BOUND + SLACK
+    assert (outcome.outcome, outcome.text) == ("stopped", numbers(5))
+    await asyncio.sleep(0.5)
+    assert await Follower(one, stream).end() == await viewer.end()
+    assert "late" not in viewer.text
+
+
+@asynccontextmanager
+async def deafened(database: RedisServer) -> AsyncGenerator[None]:
+    """While this is entered, whoever listens for hints is thrown out again and again."""
+
+    async def throw_out() -> None:
+        while True:
+            database.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(throw_out())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_without_any_hint_the_owner_stops_within_a_lease(
+    replicas: Starting, database: RedisServer, stream: str, tell: Tell
+) -> None:
+    """Scenario 39: it hears of the Stop when it renews; who asked does not claim to have stopped it before."""
+    one, two = await replicas("a", "b", abort_grace=10.0)
+    await one.say(stream, count=10_000, delay=0.01)
+    viewer = Follower(two, stream)
+    await viewer.reach(5)
+    async with deafened(database):
+        await asyncio.sleep(0.1)
+        asked = time.monotonic()
+        outcome, seconds = await stop(two, stream)
+        records = await viewer.end()
+    signalled = (await one.census())["signalled"][f"{stream}/1"]
+    tell(f"Stop with every hint lost, lease {LEASE} s: heard in {signalled - asked:.2f} s, answered in {seconds:.2f} s")
+    assert outcome.outcome == "stopped"
+    assert signalled - asked < LEASE + SLACK
+    assert signalled < asked + seconds
+    check_exact(records)
+    assert viewer.text == outcome.text
+
+
+async def test_a_frozen_owner_is_overruled_and_fenced_when_it_wakes(
+    replicas: Starting, stream: str, tell: Tell
+) -> None:
+    """Stop is answered within its bound; what the owner says afterwards is refused, and its run ends."""
+    one, two = await replicas("a", "b", lease=30.0)
+    await one.say(stream, count=100_000, delay=0.001)
+    viewer = Follower(two, stream)
+    await viewer.reach(50)
+    one.freeze()
+    try:
+        outcome, seconds = await stop(two, stream)
+    finally:
+        one.thaw()
+    tell(f"Stop of a frozen owner, grace {GRACE} s: answered in {seconds:.2f} s")
+    assert (outcome.outcome, outcome.status) == ("stopped", Status.ABORTED)
+    assert seconds < GRACE + 1.0 + SLACK
+    check_exact(await viewer.end())
+    found = await until(one.census, "the owner gives up", lambda found: not found["runs"])
+    assert found["totals"]["lost"] == 1
+    check_exact(await Follower(one, stream).end(), len(outcome.text.split()))
+    assert viewer.text == outcome.text
+
+
+async def test_completion_and_stop_at_the_same_moment_have_one_outcome(shared: Pair, stream: str, tell: Tell) -> None:
+    """Scenario 40: whoever comes second is told what was sealed, and the viewers see just that."""
+    one, two = shared
+    outcomes: Counter[str] = Counter()
+
+    async def race(name: str) -> None:
+        await one.say(name, count=4, delay=0.01)
+        await asyncio.sleep(random.random() * 0.04)
+        outcome, _ = await stop(two, name)
+        records = await Follower(two, name).end()
+        check_exact(records)
+        expected = {"stopped": "aborted", "already_settled": "completed"}[outcome.outcome]
+        assert outcome.final is not None
+        assert records[-1].type == outcome.final["type"] == expected
+        outcomes[outcome.outcome] += 1
+
+    for number in range(20):
+        await asyncio.gather(*(race(f"{stream}-{number}-{more}") for more in range(4)))
+    tell(f"Stop against completion: {dict(outcomes)}")
+    assert set(outcomes) == {"stopped", "already_settled"}
+
+
+async def test_a_second_stop_is_told_that_it_is_settled(shared: Pair, stream: str) -> None:
+    """Scenario 41, on either replica."""
+    one, two = shared
+    await one.say(stream, count=2, tool=100)
+    first, _ = await stop(two, stream)
+    for replica in shared:
+        again, _ = await stop(replica, stream)
+        assert (again.outcome, again.status, again.final) == ("already_settled", Status.ABORTED, first.final)
