@@ -164,6 +164,7 @@ class Run:
             return
         self.lost = True
         self._settler.totals["lost"] += 1
+        _log.warning("%s: no longer owned here, and its run is stopped: %s", self.key, error)
         self._writer.refuse(error if isinstance(error, Fenced) else Fenced(str(error)))
         self.generation.stopping.set()
         if not self._ended.done():

@@ -125,6 +125,7 @@ class Supervisor:
             lease = await replica.store.take_over(job.key, job.lease.epoch, replica.name, seconds, only_expired=True)
             if lease is None:
                 return
+            _log.warning("%s: its owner %s is lost; taken over under epoch %d", job.key, job.lease.replica, lease.epoch)
             if task is not None and task.name in replica.tasks:
                 await replica.resume(await replica.store.get(*job.key), task)
             else:

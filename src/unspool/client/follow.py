@@ -92,7 +92,9 @@ class Following:
             if self.generation is None:
                 # From here on it is named: "the stream's last" may be another one after a reconnect.
                 self.generation = record.generation
-            known = record.offset <= self.offset if record.type != SYNC else record.offset < self.offset
+            rewound = record.type == SYNC and record.data.get("reason") == "rewound"  # the store has lost its end
+            known = record.offset < self.offset if record.type == SYNC else record.offset <= self.offset
+            known = known and not rewound
             if record.generation != self.generation or known:
                 continue
             self.offset = record.offset

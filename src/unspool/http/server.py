@@ -74,6 +74,10 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._draining: asyncio.Task[None] | None = None
 
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._manager.start_up()  # before the application: what is wrong with the store is said as it is
+        await super()._serve(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:

@@ -18,7 +18,7 @@ local sets = tonumber(ARGV[7])
 if sets > 0 then redis.call('HSET', KEYS[3], unpack(ARGV, 8, 7 + sets)) end
 if #ARGV > 7 + sets then redis.call('HDEL', KEYS[3], unpack(ARGV, 8 + sets)) end
 if ARGV[6] == '' then return 0 end
-local lease, time = tonumber(redis.call('HGET', KEYS[3], 'lease')), redis.call('TIME')
+local lease, time = tonumber(redis.call('HGET', KEYS[3], 'lease') or '0'), redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 redis.call('HSET', KEYS[3], 'until', string.format('%.6f', now + lease), 'active', string.format('%.6f', now))
 for index = 1, 3 do redis.call('PEXPIRE', KEYS[index], ARGV[6]) end

@@ -28,9 +28,9 @@ end
 
 local function job(stream, number)
   local key = stream .. ':' .. number
-  local fields = redis.call('HGETALL', key)
-  if #fields == 0 then return false end
-  return { tostring(number), fields, redis.call('GET', key .. ':fence') or '' }
+  local fields, state = redis.call('HGETALL', key), redis.call('GET', key .. ':fence')
+  if #fields == 0 or not state then return false end -- half of it is nothing: a database that evicts has taken the rest
+  return { tostring(number), fields, state }
 end
 
 -- Ask the owner to look at the job record.
