@@ -120,6 +120,12 @@ class StoreUnavailable(UnspoolError):
     code, status, fault = "store_unavailable", 503, "system"
 
 
+class TooManyGenerations(UnspoolError):
+    """As many generations are running as may; stop one, or wait for its end. Details: `limit`, `running`."""
+
+    code, status, fault = "too_many_generations", 429, "caller"
+
+
 class InsufficientBalance(UnspoolError):
     """The account's balance does not cover what this may cost.
 

@@ -197,8 +197,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state of one generation, as it was when it was read. Times are Unix seconds of the store's clock.
 
     `active_at`: its last append, to within a second or so. `first_offset`, `last_offset`: the records that are kept.
-    `abort`: the Stop that was asked for. `task`: what runs, where it runs by name. `synced`: a viewer was given the
-    snapshot. `terminal`: the sealing record, there as soon as the status is a settled one.
+    `abort`: the Stop that was asked for. `task`: what runs, where it runs by name. `account`: who pays for its model
+    calls. `synced`: a viewer was given the snapshot. `terminal`: the sealing record, there as soon as the status is a
+    settled one.
     """
 
     stream_id: str
@@ -217,6 +218,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Metadata = Metadata()
     limits: Limits = Limits()
     task: Task | None = None
+    account: str | None = None
     synced: bool = False
     terminal: Record | None = None
     attached: bool = False

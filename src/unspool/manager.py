@@ -14,11 +14,10 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
-from unspool import backends, stopping
+from unspool import backends, starting, stopping
+from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import (
     ConfigurationError,
@@ -26,7 +25,6 @@ from unspool.errors import (
     InvalidArgument,
     InvalidPosition,
     NotFound,
-    ShuttingDown,
     UnspoolError,
 )
 from unspool.events import Record
@@ -44,12 +42,16 @@ from unspool.tasks import NamedRun, OwnerLost, RunFunction, Tasks
 from unspool.terminals import Aborted
 from unspool.viewer import Viewer
 
+if TYPE_CHECKING:
+    from unspool.ledger import Ledger
+
 
 class GenerationManager:
     """Starts generations, follows them, stops them. Safe for many tasks of one event loop.
 
     An async context manager; or call `start_up` and `stop`. `store` and `transport`: a back end that was made already,
-    where `from_url` does not do. `replica`: the name of this process, its own among those that share a store.
+    where `from_url` does not do. `ledger`: what accounts are charged through; it is opened and closed with this.
+    `replica`: the name of this process, its own among those that share a store.
 
     `user` and `tenant` say on whose behalf a call is made: a generation that belongs to somebody else raises NotFound,
     exactly as one that does not exist. Trusted code may pass ANYONE as the user. Where the store is not in this
@@ -63,6 +65,7 @@ class GenerationManager:
         *,
         options: Options | None = None,
         hooks: Hooks | None = None,
+        ledger: Ledger | None = None,
         replica: str | None = None,
     ) -> None:
         if (store is None) != (transport is None):
@@ -72,6 +75,7 @@ class GenerationManager:
         if store is None or transport is None:
             store, transport = backends.connect("memory://", self.options)
         self.store = store
+        self.billing = Billing(ledger, store)
         self._transport = transport
         self._name = replica or f"replica-{secrets.token_hex(4)}"
         self._tasks = Tasks()
@@ -82,12 +86,13 @@ class GenerationManager:
 
     @classmethod
     def from_url(
-        cls, url: str | object = "memory://", *, options: Options | None = None, hooks: Hooks | None = None
-    ) -> GenerationManager:
+        cls, url: str | object = "memory://", *, options: Options | None = None, hooks: Hooks | None = None,
+        ledger: Ledger | None = None,
+    ) -> GenerationManager:  # fmt: skip
         """A manager over the back end that `url` names, or over a client that exists already: a `redis.asyncio.Redis`
         or `RedisCluster`, which stays open when the manager stops. Raises ConfigurationError."""
         store, transport = backends.connect(url, options or Options())
-        return cls(store, transport, options=options, hooks=hooks)
+        return cls(store, transport, options=options, hooks=hooks, ledger=ledger)
 
     def __repr__(self) -> str:
         state = "not started" if self._replica is None else f"runs={len(self._replica.runs)}"
@@ -104,10 +109,14 @@ class GenerationManager:
             try:
                 await self.store.ping()
                 channel = await self._transport.connect(self._name, self._on_hint)
+                await self.billing.open()
             except UnspoolError:
+                await self.billing.close()
                 await self.store.close()
                 raise
-            self._replica = Replica(self._name, self.store, channel, self.options, self.hooks, self._tasks)
+            self._replica = Replica(
+                self._name, self.store, channel, self.options, self.hooks, self._tasks, self.billing
+            )
             self._supervisor = Supervisor(self._replica)
             self._supervisor.start()
 
@@ -129,6 +138,7 @@ class GenerationManager:
             self._replica = self._supervisor = self._stopping = None
             await supervisor.stop()
             await replica.channel.close()
+            await self.billing.close()
             await self.store.close()
 
     async def __aenter__(self) -> GenerationManager:
@@ -177,13 +187,15 @@ class GenerationManager:
         expect_generation: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
+        account: str | None = None,
     ) -> Job:
         """Start a generation that runs detached from the caller; answers at once.
 
         A running generation of the stream is replaced. The same `request_id` attaches to the same generation, whatever
         the race, and the job's `attached` says so. `expect_generation`: the number that the stream's last generation
         must have (0: none yet), else GenerationConflict. Raises NotFound for a stream of another owner,
-        CapacityExceeded, ShuttingDown, InvalidArgument.
+        CapacityExceeded, TooManyGenerations, ShuttingDown, InvalidArgument. `account`: who pays, in the ledger; raises
+        InsufficientBalance where it does not cover what this may cost.
 
         `run` may be the name of a registered one, with `args`. Then `on_owner_lost="resume"` lets a survivor go on with
         it when this process dies: in the same log, with the content so far in `Generation.snapshot`, and with
@@ -192,7 +204,7 @@ class GenerationManager:
         begun = self._tasks.describe(run, args, on_owner_lost)
         task = begun if isinstance(begun, Task) else None
         job, owned = await self._create(
-            stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits, task
+            stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits, account, task
         )
         if owned is not None:
             owned.begin(begun)
@@ -203,18 +215,15 @@ class GenerationManager:
         self,
         stream_id: str,
         *,
-        user: str | None = None,
-        tenant: str | None = None,
-        expect_generation: int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        limits: Limits | None = None,
-    ) -> AsyncGenerator[Generation, None]:
+        user: str | None = None, tenant: str | None = None, expect_generation: int | None = None,
+        metadata: Mapping[str, Any] | None = None, limits: Limits | None = None, account: str | None = None,
+    ) -> AsyncGenerator[Generation, None]:  # fmt: skip
         """Run a generation in the caller's own task: a worker, a queue consumer.
 
         Leaving the block normally completes it, an exception makes it `error`, cancellation `aborted`. When it is
         stopped, the block is cancelled and left; the code after it goes on, and the job's status tells.
         """
-        _, run = await self._create(stream_id, Owner(user, tenant), None, expect_generation, metadata, limits)
+        _, run = await self._create(stream_id, Owner(user, tenant), None, expect_generation, metadata, limits, account)
         assert run is not None
         run.adopt()
         error: BaseException | None = None
@@ -226,28 +235,20 @@ class GenerationManager:
 
     async def _create(
         self, stream_id: str, owner: Owner, request_id: str | None, expect_generation: int | None,
-        metadata: Mapping[str, Any] | None, limits: Limits | None, task: Task | None = None,
+        metadata: Mapping[str, Any] | None, limits: Limits | None, account: str | None, task: Task | None = None,
     ) -> tuple[Job, Run | None]:  # fmt: skip
-        replica = self.replica
-        if replica.closing:
-            raise ShuttingDown
         check_id("stream_id", stream_id)
-        if request_id is not None:
-            check_id("request_id", request_id)
+        for name, value in (("request_id", request_id), ("account", account)):
+            if value is not None:
+                check_id(name, value)
         if expect_generation is not None and expect_generation < 0:
             raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
         new = NewJob(
-            stream_id=stream_id, owner=owner, replica=replica.name, lease=self.options.lease, request_id=request_id,
-            expect_generation=expect_generation, metadata=Metadata.of(metadata), task=task,
+            stream_id=stream_id, owner=owner, replica=self._name, lease=self.options.lease, request_id=request_id,
+            expect_generation=expect_generation, metadata=Metadata.of(metadata), task=task, account=account,
             limits=limits or self.options.limits,
         )  # fmt: skip
-        with replica.creation():
-            created = await self.store.create(new)
-            if created.replaced is not None:
-                replica.on_replaced(created.replaced)
-            if created.attached:
-                return replace(created.job, attached=True), None
-            return created.job, replica.own(created.job)
+        return await starting.create(self.replica, new)
 
     # following
 

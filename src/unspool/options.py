@@ -30,6 +30,10 @@ class Options:
     """The same for successful ones; None: as the others, 0: until the next sweep."""
     max_jobs: int = 10_000
     """Generations that the memory back end keeps; ended ones make room, and then creation is refused."""
+    max_active_per_user: int = 0
+    """Generations that one user may have running at once; 0: any number. Users are told which ones run."""
+    max_active_per_account: int = 0
+    """The same for an account of the ledger."""
     backlog: int = 256
     """Events that a run may be ahead of the store before `emit` waits."""
     window: int = 1024
@@ -57,8 +61,9 @@ class Options:
         for name in ("lease", "poll", "sweep", "hook_timeout"):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(f"{name} must be more than 0 seconds, not {getattr(self, name)}")
-        if self.resumes < 0:
-            raise InvalidArgument(f"resumes must be 0 or more, not {self.resumes}")
+        for name in ("resumes", "max_active_per_user", "max_active_per_account"):
+            if getattr(self, name) < 0:
+                raise InvalidArgument(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name in ("abort_grace", "retention", "drain"):
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"{name} must be 0 seconds or more, not {getattr(self, name)}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from unspool import events
+from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import GenerationStopped, InvalidEvent, UnspoolError
 from unspool.events import DELTAS, Event, check_event, check_marks, check_text, encode_data
@@ -23,8 +24,13 @@ from unspool.sources import Graph, Sources
 from unspool.terminals import Completed
 from unspool.writer import LogWriter
 
+if TYPE_CHECKING:
+    from unspool.billing import Metered
+
 _log = logging.getLogger("unspool")
 _CAPTURED: Final = ("conversation_id", "user_message", "response_id", "sender", "model")
+_ATTEMPTS: Final = 10_000
+"""Model calls of one step that a run makes at most: those of a run that is gone on with have numbers of their own."""
 _NO_MARKS: Final[Mapping[str, Any]] = {}
 _BREAKS: Final = frozenset(
     {events.TOOL_CALL, events.AGENT_UPDATE, events.FILE, events.SOURCE, events.STEER_APPLIED, events.STEP_STARTED}
@@ -40,12 +46,15 @@ class Generation:
     set when the run should come to its end: whoever waits for something outside may wait for it as well.
     """
 
-    def __init__(self, job: Job, writer: LogWriter, snapshot: Callable[[], Awaitable[Snapshot]]) -> None:
+    def __init__(
+        self, job: Job, writer: LogWriter, snapshot: Callable[[], Awaitable[Snapshot]], billing: Billing
+    ) -> None:
         self.job = job
         self.stopping = asyncio.Event()
         self.verdict = Completed()
         self._writer = writer
         self._snapshot = snapshot
+        self._billing = billing
         self._open_parts: dict[str | None, tuple[str, str]] = {}  # agent → the part that its deltas go on with
         self._parts = 0
         self._calls: dict[tuple[str, str], int] = {}
@@ -137,15 +146,51 @@ class Generation:
         """Report one model call's usage (the fields of `ledger.Usage`, model, provider). Taken while stopping, too."""
         await self.emit_event(Event(events.USAGE, {"call_id": call_id, **usage}))
 
-    async def relay(self, stream: AsyncIterator[Event]) -> None:
-        """Emit everything that a model streams; the model is stopped when the run is."""
-        if not hasattr(stream, "aclose"):
+    async def relay(self, stream: AsyncIterator[Event], *, call: Metered | None = None) -> None:
+        """Emit everything that a model streams; the model is stopped when the run is.
+
+        `call`: the metered call that this is (see `model_call`), which then tells the usage in the stream's place.
+        """
+        async with _closing(stream):
             async for event in stream:
+                if call is not None:
+                    call.observe(event)
+                    if event.type == events.USAGE:
+                        continue
                 await self.emit_event(event)
-            return
-        async with aclosing(stream):  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
-            async for event in stream:
-                await self.emit_event(event)
+
+    @asynccontextmanager
+    async def model_call(
+        self, *, provider: str, model: str, agent: str = "main", step: str = "0", **more: Any
+    ) -> AsyncGenerator[Metered, None]:
+        """Meter one model call, and charge it where the generation has an account: however the block is left.
+
+            async with gen.model_call(provider="openai", model="gpt-5") as call:
+                async for chunk in stream:
+                    call.observe(chunk)
+
+        On leaving, a `usage` event says what was used and, once that is committed, what it cost. `more`: see
+        `Ledger.call`. Raises InsufficientBalance, Fenced and UnknownPrice before the call is made: then nothing may be
+        sent.
+        """
+        self._refuse_when_stopping("a model call")
+        attempt = self._attempt(agent, step)
+        call = self._billing.call(
+            self.job, attempt=attempt, provider=provider, model=model, agent=agent, step=step, **more
+        )
+        try:
+            async with call:
+                yield call
+        finally:
+            event = call.event()
+            if event is not None:
+                self._tell_usage(event)
+
+    def _tell_usage(self, event: Event) -> None:
+        try:
+            self._put(event)
+        except GenerationStopped:
+            _log.info("%s: the usage of a call came after the end, and is not in its log: %s", self.key, event.data)
 
     def sources(
         self,
@@ -211,9 +256,11 @@ class Generation:
 
     def call_id(self, agent: str = "main", step: str = "0") -> str:
         """A new id for a model call: `{stream}/{generation}/{agent}/{step}/{attempt}`, never given twice."""
+        return f"{self.key}/{agent}/{step}/{self._attempt(agent, step)}"
+
+    def _attempt(self, agent: str, step: str) -> int:
         number = self._calls[agent, step] = self._calls.get((agent, step), 0) + 1
-        attempt = str(number) if self.attempt == 1 else f"{self.attempt}.{number}"
-        return f"{self.key}/{agent}/{step}/{attempt}"
+        return (self.attempt - 1) * _ATTEMPTS + number
 
     def statistics(self) -> dict[str, Any]:
         """Figures for people and metrics: last offset, bytes written, whether it is stopping."""
@@ -265,3 +312,8 @@ class Generation:
             self._pending_approvals.discard(data["action_id"])
             if not self._pending_approvals:
                 self._writer.put_status(Status.RUNNING)
+
+
+def _closing(stream: AsyncIterator[Event]) -> AbstractAsyncContextManager[Any]:
+    """Close a stream on leaving, where it can be closed."""
+    return aclosing(stream) if hasattr(stream, "aclose") else nullcontext()  # pyright: ignore[reportArgumentType]

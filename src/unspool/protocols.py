@@ -27,6 +27,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Metadata = Metadata()
     limits: Limits = Limits()
     task: Task | None = None
+    account: str | None = None
 
 
 class Created(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Generator, Sequence
 from typing import Any
 
 from unspool import events
+from unspool.billing import Billing
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.jobs import GenerationKey, Job, Task
 from unspool.options import ContentHook, Hooks, Options
@@ -35,14 +36,16 @@ class Replica:
         options: Options,
         hooks: Hooks,
         tasks: Tasks,
+        billing: Billing,
     ) -> None:
         self.name = name
         self.tasks = tasks
+        self.billing = billing
         self.store = store
         self.channel = channel
         self.options = options
         self.hooks = hooks
-        self.settler = Settler(store, channel, hooks, options.hook_timeout)
+        self.settler = Settler(store, channel, hooks, billing, options.hook_timeout)
         self.runs: dict[GenerationKey, Run] = {}
         self.tails: dict[GenerationKey, Tail] = {}
         self.viewers: dict[Viewer, None] = {}  # released in the order in which they came
@@ -142,7 +145,9 @@ class Replica:
         return self._own(job, self._keep(job.key, job.last_offset, local=True))
 
     def _own(self, job: Job, tail: Tail) -> Run:
-        run = Run(job, tail, self.store, self.channel, self.settler, self.options, self.tasks, self._disown)
+        run = Run(
+            job, tail, self.store, self.channel, self.settler, self.options, self.tasks, self.billing, self._disown
+        )
         self.runs[job.key] = run
         return run
 
@@ -152,6 +157,7 @@ class Replica:
         await tail.repair()
         if self.closing:
             raise ShuttingDown
+        await self.billing.take_over(job, job.lease.epoch)
         run = self._own(job, tail)
         await run.generation.emit(events.RESUMED, {"attempt": job.lease.epoch})
         run.begin(task)
@@ -173,6 +179,7 @@ class Replica:
         else:
             self.settler.publish(job)
         self.settler.totals[job.status] += 1
+        self.spawn(self.billing.end(job))
         if self.hooks.settled:
             self.spawn(self._tell(self.hooks.settled, job))
 

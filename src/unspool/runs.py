@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from unspool.billing import Billing
 from unspool.errors import Fenced, GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Task
@@ -37,6 +38,7 @@ class Run:
         settler: Settler,
         options: Options,
         tasks: Tasks,
+        billing: Billing,
         finished: Callable[[Run], None],
     ) -> None:
         self.job = job
@@ -61,7 +63,7 @@ class Run:
             store, job.key, job.lease.epoch, self._publish, self._on_lost, self._held,
             last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
         )  # fmt: skip
-        self.generation = Generation(job, self._writer, tail.snapshot)
+        self.generation = Generation(job, self._writer, tail.snapshot, billing)
         tail.local = True
         settler.totals["started"] += 1
         self._settling = asyncio.create_task(self._settle(), name=f"settle {job.key}")
@@ -235,6 +237,11 @@ class Run:
             _log.warning("%s: not sealed here: %s", self.key, error)
             self.lost = True
             self.tail.repair_soon()
+
+    def give_up(self, verdict: Verdict) -> None:
+        """End it before it has begun."""
+        self.stop(verdict)
+        self.end(None)
 
     def abandon(self) -> None:
         """Give up on a seal that does not come about: the replica stops, and the lease will run out."""

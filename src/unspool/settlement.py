@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import StoreUnavailable
 from unspool.events import encode_data
@@ -25,10 +26,11 @@ _PAUSE = 0.2  # seconds between two tries while the store is away
 class Settler:
     """Seals logs and tells everybody."""
 
-    def __init__(self, store: JobStore, channel: Channel, hooks: Hooks, hook_timeout: float) -> None:
+    def __init__(self, store: JobStore, channel: Channel, hooks: Hooks, billing: Billing, hook_timeout: float) -> None:
         self._store = store
         self._channel = channel
         self._hooks = hooks
+        self._billing = billing
         self._hook_timeout = hook_timeout
         self.totals = Counter[str]()
         """What this replica has done since it was started: counts for people and metrics."""
@@ -63,6 +65,7 @@ class Settler:
         self.announce(tail, sealed.job)
         if sealed.won:
             self.totals[sealed.job.status] += 1
+            await self._billing.end(sealed.job)
             await self.call(self._hooks.settled, sealed.job, snapshot)
         return sealed
 

@@ -60,6 +60,7 @@ class Supervisor:
             return
         leases = [(run.key, run.epoch) for run in runs]
         found = await replica.store.renew(replica.name, leases, replica.options.lease)
+        await replica.billing.renew((run.job, run.epoch) for run in runs)
         for run, renewal in zip(runs, found, strict=True):
             if run.done.is_set():
                 continue

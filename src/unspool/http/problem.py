@@ -21,7 +21,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def problem(error: UnspoolError) -> Response:
     """The response for an error."""
     headers: dict[str, str] = {}
-    if error.status == 503:
+    if error.status in (429, 503):
         headers["retry-after"] = "1"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"

@@ -273,6 +273,14 @@ class Ledger:
         """The account that pays for a generation, None where none does."""
         return await self.database.read(lambda tx: reads.owner(tx, str(key)))
 
+    async def running(self, account: str) -> list[GenerationKey]:
+        """The generations that hold something of an account: those that are running, by their leases."""
+        check_id("account", account)
+        names = await self.database.read(lambda tx: reads.running(tx, account))
+        return [
+            GenerationKey(stream_id, int(number)) for stream_id, _, number in (name.rpartition("/") for name in names)
+        ]
+
     async def settled_calls(
         self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,
         unpriced: bool = False,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.fuzz.inputs import json_objects, json_values, texts, vocabulary
 from tests.fuzz.target import Target, pieces
 from unspool.backends.memory import MemoryStore
+from unspool.billing import Billing
 from unspool.content import Fold, fold
 from unspool.errors import InvalidArgument, InvalidEvent, UnspoolError
 from unspool.events import REQUIRED, Event, Record, encode_data
@@ -55,7 +56,7 @@ async def _emit(events: Sequence[Event]) -> tuple[Job, list[Record]]:
     async def snapshot() -> Any:
         return fold(written)
 
-    generation = Generation(job, writer, snapshot)
+    generation = Generation(job, writer, snapshot, Billing(None, store))
     faults: list[UnspoolError] = []
     for event in events:
         try:

@@ -149,6 +149,7 @@ class MemoryStore:
             metadata=new.metadata,
             limits=new.limits,
             task=new.task,
+            account=new.account,
         )
         entry = _Entry(job, new.lease)
         stream.used = number

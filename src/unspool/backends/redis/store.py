@@ -74,6 +74,7 @@ class RedisStore:
                 new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
                 _ms(_NUMBERS), _sealed_as("replaced"), *wire.known_metadata(new.metadata),
                 *([b"task", wire.json_bytes(new.task)] if new.task is not None else ()),
+                *([b"account", new.account.encode()] if new.account is not None else ()),
             )  # fmt: skip
         match seen[0]:
             case b"not_found":

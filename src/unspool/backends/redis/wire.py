@@ -165,6 +165,7 @@ def job_of(stream_id: str, reply: Sequence[Any]) -> Job:
         metadata=Metadata(**known),
         limits=_limits.decode(fields[b"limits"]),
         task=_task.decode(fields[b"task"]) if b"task" in fields else None,
+        account=fields[b"account"].decode() if b"account" in fields else None,
         synced=fields.get(b"synced") == b"1",
         terminal=Record(last, fields[b"kind"].decode(), fields[b"payload"]) if settled is not None else None,
     )
