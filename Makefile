@@ -23,7 +23,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.server $(VENV)/.local ## A chat page on loopback, with a model that runs on this machine (PORT=8000)
-	@exec $(VENV)/bin/unspool serve --model auto --port "$$($(PY) scripts/free_port.py $(PORT))" $(ARGS)
+	@exec $(VENV)/bin/unspool serve --model auto --ledger sqlite:// --credit 1 --port "$$($(PY) scripts/free_port.py $(PORT))" $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser included (ARGS='-k resume -x')
 	@sh scripts/chromium.sh
@@ -78,7 +78,7 @@ $(VENV)/.created:
 
 $(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "==> Installing the server"
-	@$(PIP_INSTALL) --editable '.[server]'
+	@$(PIP_INSTALL) --editable '.[server,ledger]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created

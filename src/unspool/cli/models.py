@@ -78,7 +78,8 @@ def answer_with(model: Model, settings: Settings) -> Answer:
         if settings.system is not None:
             messages = [Message(role="system", content=settings.system), *messages]
         await gen.emit("created", _created(gen, request, model))
-        await gen.relay(model.stream(messages, call_id=gen.call_id()))
+        async with gen.model_call(provider=model.provider, model=model.name) as call:
+            await gen.relay(model.stream(messages, call_id=call.call_id), call=call)
 
     return answer
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +48,9 @@ def serve(
     system: Annotated[str | None, _flag("system", metavar="PROMPT")] = None,
     store: Annotated[str | None, _flag("store", metavar="URL")] = None,
     token: Annotated[list[str] | None, _flag("token", metavar="TOKEN")] = None,
+    ledger: Annotated[str | None, _flag("ledger", metavar="URL")] = None,
+    account: Annotated[str | None, _flag("account", metavar="NAME")] = None,
+    credit: Annotated[str | None, _flag("credit", metavar="USD")] = None,
     retention: Annotated[float | None, _flag("retention", metavar="SECONDS")] = None,
     lease: Annotated[float | None, _flag("lease", metavar="SECONDS")] = None,
     abort_grace: Annotated[float | None, _flag("abort_grace", metavar="SECONDS")] = None,
@@ -109,30 +113,39 @@ def build_app(settings: Settings, chosen: Chosen) -> Starlette:
             drain=settings.drain,
             limits=Limits(stall=settings.stall),
         )
-        manager = GenerationManager.from_url(settings.store, options=options)
+        ledger, begin = None, None
+        if settings.ledger is not None:
+            from unspool.cli.books import grant_once, open_books
+
+            ledger = open_books(settings.ledger, chosen.model)
+            begin = partial(grant_once, ledger, settings)
+        manager = GenerationManager.from_url(settings.store, options=options, ledger=ledger)
     except UnspoolError as error:
         raise CommandError(str(error), USAGE) from error
     app = create_app(
         manager,
         run=answer_with(chosen.model, settings),
         authenticate=bearer(settings.token) if settings.token else None,
+        account=settings.account if ledger is not None else None,
         page=True,
         about={"model": chosen.model.name, "note": chosen.note},
         # Without a token, a foreign web page must not reach this server under a host name of its own choice.
         allowed_hosts=None if settings.token else ["localhost", "127.0.0.1", "[::1]", "::1", settings.host],
     )
-    _close_with(app, chosen.model)
+    _live_with(app, chosen.model, begin)
     return app
 
 
-def _close_with(app: Starlette, model: Model) -> None:
-    """Close the model after the application, in the event loop that it lived in."""
+def _live_with(app: Starlette, model: Model, begin: Callable[[], Awaitable[None]] | None) -> None:
+    """Close the model after the application, in the event loop that it lived in; begin with something else."""
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(served: Starlette) -> AsyncGenerator[Any, None]:
         try:
             async with inner(served) as state:
+                if begin is not None:
+                    await begin()
                 yield state
         finally:
             await model.close()

@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -67,6 +68,13 @@ class Settings(BaseSettings):
         description="Bearer token that clients must send; may be given several times, or separated by commas. "
         "Letters, digits and -._~+/ only.",
     )
+    ledger: str | None = Field(
+        None,
+        description="Where model calls are charged, as a URL: sqlite:// (in memory), sqlite:///file.db, "
+        "postgresql://user@host/database.",
+    )
+    account: str = Field("default", description="The account of the ledger that pays for everybody's generations.")
+    credit: Decimal = Field(Decimal(0), ge=0, description="USD that this account is granted, once.")
     retention: float = Field(3600.0, ge=0, description="Seconds for which an ended generation is kept, 0 or more.")
     lease: float = Field(
         10.0, gt=0, description="Seconds after which a silent owner counts as dead, more than 0; renewed at a third."

@@ -51,6 +51,7 @@ def create_app(
     run: Answer,
     resumable: str | None = None,
     authenticate: Authenticate | None = None,
+    account: str | None = None,
     page: bool = True,
     about: Mapping[str, Any] | None = None,
     allowed_hosts: list[str] | None = None,
@@ -86,7 +87,7 @@ def create_app(
         return _json({**known, **(about or {}), "auth": authenticate is not None})
 
     async def openapi(_: Request) -> Response:
-        return _json(document(bearer=authenticate is not None))
+        return _json(document(bearer=authenticate is not None, ledger=manager.billing.ledger is not None))
 
     routes: list[BaseRoute] = [
         Route("/healthz", healthz),
@@ -99,6 +100,7 @@ def create_app(
             run=run,
             resumable=resumable,
             authenticate=authenticate,
+            account=account,
             stream_options=stream_options,
             max_body=max_body,
         ).routes,

@@ -5,18 +5,30 @@ from __future__ import annotations
 import hmac
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from starlette.requests import HTTPConnection
 
 from unspool.errors import Unauthenticated
 
 
+class Whose(TypedDict):
+    """On whose behalf a verb of the manager is called."""
+
+    user: str | None
+    tenant: str | None
+
+
 class Identity(NamedTuple):
-    """A user, and the tenant that they act for."""
+    """A user, the tenant that they act for, and the account of the ledger that pays."""
 
     user: str | None = None
     tenant: str | None = None
+    account: str | None = None
+
+    def owner(self) -> Whose:
+        """Whose generations they may see, as the manager's verbs take it."""
+        return {"user": self.user, "tenant": self.tenant}
 
 
 Authenticate = Callable[[HTTPConnection], Awaitable[Identity | str | None] | Identity | str | None]

@@ -47,21 +47,24 @@ _EVENT: Final = {
 _SCHEMAS: Final = msgspec.json.schema_components([ResumeState, Metadata])[1]
 _RESUME: Final = _SCHEMAS["ResumeState"]["properties"]
 _METADATA: Final = {"type": "object", "properties": _SCHEMAS["Metadata"]["properties"]}
+_SUMS: Final = ("posted", "held", "available", "debt", "floor")
 _WHY: Final = {
     400: "The request is not valid",
     401: "Credentials are missing or wrong",
+    402: "The account's balance does not cover what this may cost",
     404: "There is no such stream, or it is not yours",
     409: "The stream has moved on, or the position is not one of it",
     410: "It ended, and its retention time is over",
     413: "The body is too large",
     415: "The body is not declared as JSON",
     422: "A field is not valid",
+    429: "As many generations are running as may; the answer lists them",
     503: "No capacity, shutting down, or the store is away",
 }
 
 
-def document(*, bearer: bool) -> dict[str, Any]:
-    """The document; `bearer` says whether the server wants a bearer token."""
+def document(*, bearer: bool, ledger: bool = False) -> dict[str, Any]:
+    """The document. `bearer`: the server wants a bearer token; `ledger`: it has accounts."""
     bodies, components = msgspec.json.schema_components(
         (StartBody, AbortBody), ref_template="#/components/schemas/{name}"
     )
@@ -111,7 +114,7 @@ def document(*, bearer: bool) -> dict[str, Any]:
                 "post": _operation("start", "Start a generation", [_STREAM, key], {
                     201: _answer({"$ref": "#/components/schemas/Started"}),
                     200: _answer({"$ref": "#/components/schemas/Started"}, "Attached by request id"),
-                }, 400, 401, 404, 409, 413, 415, 422, 503, body=start),
+                }, 400, 401, *((402,) if ledger else ()), 404, 409, 413, 415, 422, 429, 503, body=start),
             },
             f"{one}/events": {
                 "get": _operation("follow", "Follow by SSE", [_STREAM, _GENERATION, last_id, after, snapshot], {
@@ -122,6 +125,7 @@ def document(*, bearer: bool) -> dict[str, Any]:
                     204: {"description": "It has ended, and nothing comes after this position"},
                 }, 400, 401, 404, 409, 410, 503),
             },
+            **(_money(one) if ledger else {}),
             "/healthz": {"get": _open("healthz", "The process lives", "application/json")},
             "/readyz": {"get": _open("readyz", "The store answers, and new work is taken", "application/json", 503)},
             "/metrics": {"get": _open("metrics", "What this replica counts, for Prometheus", "text/plain")},
@@ -185,6 +189,48 @@ _ANSWERS: Final[dict[str, Any]] = {
 
 def _answer(schema: dict[str, Any], description: str = "Done") -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _money(one: str) -> dict[str, Any]:
+    """The routes about accounts."""
+    after = {
+        "name": "after", "in": "query", "description": "The `next` of the page before.", "schema": {"type": "string"},
+    }  # fmt: skip
+    limit = {
+        "name": "limit", "in": "query", "description": "How many at most (100).",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 1000},
+    }  # fmt: skip
+    nano = {"type": "integer", "description": "nano-USD"}
+    balance = {
+        "type": "object",
+        "required": ["account", "posted", "held", "available", "debt", "floor"],
+        "properties": {
+            "account": {"type": "string"},
+            **dict.fromkeys(("posted", "held", "available", "debt", "floor"), nano),
+        },
+    }
+    entries = {
+        "type": "object",
+        "required": ["entries", "next"],
+        "properties": {
+            "entries": {"type": "array", "items": {"type": "object"}},
+            "next": {"type": ["string", "null"], "description": "the cursor of the page after this one"},
+        },
+    }
+    usage = {"type": "object", "description": "every model call, and the totals by agent and by model"}
+    return {
+        "/v1/account": {
+            "get": _operation("balance", "The caller's account", [], {200: _answer(balance)}, 401, 404, 503),
+        },
+        "/v1/account/entries": {
+            "get": _operation("entries", "Its entries, newest first", [after, limit], {200: _answer(entries)},
+                              401, 404, 422, 503),
+        },
+        f"{one}/usage": {
+            "get": _operation("usage", "What a generation used, and what it cost", [_STREAM, _GENERATION],
+                              {200: _answer(usage)}, 401, 404, 410, 422, 503),
+        },
+    }  # fmt: skip
 
 
 def _open(name: str, summary: str, media: str, *errors: int) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from unspool.errors import Gone, InvalidArgument, UnspoolError
-from unspool.http.auth import Authenticate, identify
+from unspool.http.accounts import account_routes
+from unspool.http.auth import Authenticate, Identity, identify
 from unspool.http.problem import answering, problem
 from unspool.http.requests import MAX_BODY, AbortBody, StartBody, StartRequest, body_of
 from unspool.http.stream import DEFAULTS, EventStream, StreamOptions
@@ -38,6 +39,7 @@ def router(
     run: Answer,
     resumable: str | None = None,
     authenticate: Authenticate | None = None,
+    account: str | None = None,
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
 ) -> Router:
@@ -50,7 +52,7 @@ def router(
     `resumable`: a name under which a replica that mounts the same goes on with a run whose process died: `run` is
     called again, with the same request, the content so far in `Generation.snapshot`, and `Generation.attempt` above 1.
     """
-    native = _Native(manager, run, resumable, authenticate, stream_options, max_body)
+    native = _Native(manager, run, resumable, authenticate, account, stream_options, max_body)
     return _router_class()(routes=native.routes())
 
 
@@ -70,6 +72,7 @@ class _Native:
         run: Answer,
         resumable: str | None,
         authenticate: Authenticate | None,
+        account: str | None,
         stream_options: StreamOptions,
         max_body: int,
     ) -> None:
@@ -79,12 +82,21 @@ class _Native:
         if resumable is not None:
             manager.register(resumable, self._resume)
         self._authenticate = authenticate
+        self._account = account
         self._stream_options = stream_options
         self._max_body = max_body
 
+    async def identify(self, request: Request) -> Identity:
+        """Who asks, and who pays. Raises Unauthenticated."""
+        found = await identify(self._authenticate, request)
+        return found if found.account is not None else found._replace(account=self._account)
+
     def routes(self) -> list[Route]:
         one = "/v1/streams/{stream_id:path}"
+        ledger = self._manager.billing.ledger
+        money = [] if ledger is None else account_routes(self._manager, ledger, self.identify)
         return [
+            *money,
             Route("/v1/streams", answering(self.list), methods=["GET"], name="unspool.list"),
             Route(f"{one}/generations", answering(self.start), methods=["POST"], name="unspool.start"),
             Route(f"{one}/events", _Follow(self), methods=["GET"], name="unspool.follow"),
@@ -93,7 +105,7 @@ class _Native:
         ]
 
     async def start(self, request: Request) -> Response:
-        identity = await identify(self._authenticate, request)
+        identity = await self.identify(request)
         body = await body_of(request, StartBody, limit=self._max_body)
         key = request.headers.get("idempotency-key")
         if key is not None:
@@ -123,6 +135,7 @@ class _Native:
             request_id=key if body.request_id is None else body.request_id,
             expect_generation=body.expect_generation,
             metadata=body.metadata,
+            account=identity.account if self._manager.billing.ledger is not None else None,
         )
         prefix = quote(request.scope["path"].removesuffix(f"/{stream_id}/generations"))
         answer = {
@@ -139,7 +152,7 @@ class _Native:
     async def follow(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            identity = await identify(self._authenticate, request)
+            identity = await self.identify(request)
         except UnspoolError as error:
             await problem(error)(scope, receive, send)
             return
@@ -150,21 +163,21 @@ class _Native:
         await stream(scope, receive, send)
 
     async def status(self, request: Request) -> Response:
-        identity = await identify(self._authenticate, request)
+        identity = await self.identify(request)
         generation = _whole(request, "generation")
         stream_id = request.path_params["stream_id"]
-        job = await self._manager.job(stream_id, generation=generation, **identity._asdict())
-        snapshot = await self._manager.snapshot(stream_id, generation=job.generation, **identity._asdict())
+        job = await self._manager.job(stream_id, generation=generation, **identity.owner())
+        snapshot = await self._manager.snapshot(stream_id, generation=job.generation, **identity.owner())
         state = msgspec.to_builtins(resume_state(job, snapshot))
         return _json({**_summary(job), **state, "first_offset": job.first_offset})
 
     async def abort(self, request: Request) -> Response:
-        identity = await identify(self._authenticate, request)
+        identity = await self.identify(request)
         body = await body_of(request, AbortBody, limit=self._max_body, default=AbortBody())
         stream_id = request.path_params["stream_id"]
-        job = await self._manager.job(stream_id, generation=body.generation, **identity._asdict())
+        job = await self._manager.job(stream_id, generation=body.generation, **identity.owner())
         outcome = await self._manager.abort(
-            stream_id, generation=job.generation, reason=body.reason, **identity._asdict()
+            stream_id, generation=job.generation, reason=body.reason, **identity.owner()
         )
         if isinstance(outcome, Unknown):
             raise Gone(generation=job.generation)
@@ -181,13 +194,13 @@ class _Native:
         return _json(answer)
 
     async def list(self, request: Request) -> Response:
-        identity = await identify(self._authenticate, request)
+        identity = await self.identify(request)
         asked = request.query_params.get("status")
         if asked is not None and asked not in list(Status):
             raise InvalidArgument(f"status must be one of {', '.join(Status)}, not {asked[:40]!r}", field="status")
         limit = _whole(request, "limit") or _LISTED
         jobs = await self._manager.jobs(
-            status=Status(asked) if asked else None, limit=min(limit, 1000), **identity._asdict()
+            status=Status(asked) if asked else None, limit=min(limit, 1000), **identity.owner()
         )
         return _json({"streams": [_summary(job) for job in jobs]})
 

@@ -125,6 +125,16 @@ export function usageLine(usage) {
   const parts = [`${count(sum('input_tokens'))} tokens in`, `${count(sum('output_tokens'))} out`];
   if (sum('reasoning_tokens')) parts.push(`${count(sum('reasoning_tokens'))} of them reasoning`);
   if (sum('cache_read_tokens')) parts.push(`${count(sum('cache_read_tokens'))} cached`);
+  const costs = usage.map((entry) => entry.cost_nano).filter((cost) => typeof cost === 'number');
+  if (costs.length) parts.push(dollars(costs.reduce((total, cost) => total + cost, 0)));
+  if (usage.some((entry) => entry.source === 'estimate')) parts.push('estimated');
   const models = [...new Set(usage.map((entry) => entry.model).filter(Boolean))];
   return [...parts, ...models].join(' · ');
+}
+
+/** An amount in nano-USD for people: "$0.00123", never rounded to nothing. */
+export function dollars(nano) {
+  const usd = nano / 1e9;
+  const digits = usd >= 0.01 || usd === 0 ? 2 : Math.min(9, 1 - Math.floor(Math.log10(usd)));
+  return `$${usd.toFixed(digits)}`;
 }
