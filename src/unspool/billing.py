@@ -51,6 +51,10 @@ class Billing:
                 self.ledger.recall = self._recall
             await self.ledger.open()
 
+    async def highest_generation(self) -> int:
+        """The highest number that the ledger knows: what is charged under it must not be charged to another one."""
+        return 0 if self.ledger is None else await self.ledger.highest_generation()
+
     async def close(self) -> None:
         """Finish what is being settled."""
         if self.ledger is not None:

@@ -17,25 +17,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from unspool import backends, starting, stopping
+from unspool.backends.memory import MemoryStore
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import (
     ConfigurationError,
     Gone,
-    InvalidArgument,
     InvalidPosition,
     NotFound,
     UnspoolError,
 )
 from unspool.events import Record
-from unspool.jobs import Job, Limits, Metadata, Owner, Status, Task, User, check_id, owner_of
+from unspool.jobs import Job, Limits, Metadata, Owner, Status, Task, User, owner_of
 from unspool.options import Hooks, Options
 from unspool.outcomes import AbortOutcome, Unknown
 from unspool.producer import Generation
-from unspool.protocols import Counts, EventTransport, Hint, JobStore, NewJob
+from unspool.protocols import Counts, EventTransport, Hint, JobStore
 from unspool.replica import Replica
 from unspool.resume import ResumeState, resume_state
-from unspool.runs import Run
 from unspool.subscription import Subscription
 from unspool.supervisor import Supervisor
 from unspool.tasks import NamedRun, OwnerLost, RunFunction, Tasks
@@ -110,6 +109,8 @@ class GenerationManager:
                 await self.store.ping()
                 channel = await self._transport.connect(self._name, self._on_hint)
                 await self.billing.open()
+                if isinstance(self.store, MemoryStore):  # which has forgotten what the ledger may remember
+                    self.store.reserve(await self.billing.highest_generation())
             except UnspoolError:
                 await self.billing.close()
                 await self.store.close()
@@ -203,8 +204,8 @@ class GenerationManager:
         """
         begun = self._tasks.describe(run, args, on_owner_lost)
         task = begun if isinstance(begun, Task) else None
-        job, owned = await self._create(
-            stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits, account, task
+        job, owned = await starting.create(
+            self.replica, stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits, account, task
         )
         if owned is not None:
             owned.begin(begun)
@@ -223,7 +224,9 @@ class GenerationManager:
         Leaving the block normally completes it, an exception makes it `error`, cancellation `aborted`. When it is
         stopped, the block is cancelled and left; the code after it goes on, and the job's status tells.
         """
-        _, run = await self._create(stream_id, Owner(user, tenant), None, expect_generation, metadata, limits, account)
+        _, run = await starting.create(
+            self.replica, stream_id, Owner(user, tenant), None, expect_generation, metadata, limits, account, None
+        )
         assert run is not None
         run.adopt()
         error: BaseException | None = None
@@ -232,23 +235,6 @@ class GenerationManager:
         except BaseException as raised:  # noqa: BLE001  (`leave` raises it again, unless it is our own cancellation)
             error = raised
         await run.leave(error)
-
-    async def _create(
-        self, stream_id: str, owner: Owner, request_id: str | None, expect_generation: int | None,
-        metadata: Mapping[str, Any] | None, limits: Limits | None, account: str | None, task: Task | None = None,
-    ) -> tuple[Job, Run | None]:  # fmt: skip
-        check_id("stream_id", stream_id)
-        for name, value in (("request_id", request_id), ("account", account)):
-            if value is not None:
-                check_id(name, value)
-        if expect_generation is not None and expect_generation < 0:
-            raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
-        new = NewJob(
-            stream_id=stream_id, owner=owner, replica=self._name, lease=self.options.lease, request_id=request_id,
-            expect_generation=expect_generation, metadata=Metadata.of(metadata), task=task, account=account,
-            limits=limits or self.options.limits,
-        )  # fmt: skip
-        return await starting.create(self.replica, new)
 
     # following
 

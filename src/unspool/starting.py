@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
-from unspool.errors import Gone, NotFound, ShuttingDown, TooManyGenerations, UnspoolError
-from unspool.jobs import GenerationKey, Job
+from unspool.errors import Gone, InvalidArgument, NotFound, ShuttingDown, TooManyGenerations, UnspoolError
+from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Task, check_id
 from unspool.protocols import NewJob
 from unspool.replica import Replica
 from unspool.runs import Run
 from unspool.terminals import Failed
 
 
-async def create(replica: Replica, new: NewJob) -> tuple[Job, Run | None]:
+async def create(
+    replica: Replica, stream_id: str, owner: Owner, request_id: str | None, expect_generation: int | None,
+    metadata: Mapping[str, Any] | None, limits: Limits | None, account: str | None, task: Task | None,
+) -> tuple[Job, Run | None]:  # fmt: skip
     """Make the generation and its run, which is not begun yet; None where it existed under the same request id.
 
-    Raises what the store's `create` raises, ShuttingDown, InsufficientBalance, TooManyGenerations.
+    Raises what the store's `create` raises, InvalidArgument, ShuttingDown, InsufficientBalance, TooManyGenerations.
     """
     if replica.closing:
         raise ShuttingDown
+    check_id("stream_id", stream_id)
+    for name, value in (("request_id", request_id), ("account", account)):
+        if value is not None:
+            check_id(name, value)
+    if expect_generation is not None and expect_generation < 0:
+        raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
+    new = NewJob(
+        stream_id=stream_id, owner=owner, replica=replica.name, lease=replica.options.lease, request_id=request_id,
+        expect_generation=expect_generation, metadata=Metadata.of(metadata), task=task, account=account,
+        limits=limits or replica.options.limits,
+    )  # fmt: skip
     with replica.creation():
         if not await _known(replica, new):
             await replica.billing.check(new.account)

@@ -281,6 +281,10 @@ class Ledger:
             GenerationKey(stream_id, int(number)) for stream_id, _, number in (name.rpartition("/") for name in names)
         ]
 
+    async def highest_generation(self) -> int:
+        """The highest number of any generation that was ever admitted: a store that forgets must not use it again."""
+        return await self.database.read(reads.highest)
+
     async def settled_calls(
         self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,
         unpriced: bool = False,

@@ -276,3 +276,18 @@ async def test_an_account_without_a_ledger_is_a_configuration_error() -> None:
         await settled(manager, user=None)
         (told,) = await usages(manager)
         assert (told["input_tokens"], told["output_tokens"], "cost_nano" in told) == (100, 10, False)
+
+
+async def test_numbers_that_were_charged_are_not_used_again_after_a_restart(url: str) -> None:
+    """A store in memory forgets its numbers; the ledger does not, and nobody's call is taken for another's."""
+    numbers, posted = list[int](), 0
+    for _ in range(3):
+        ledger = Ledger.from_url(url, pricer=PRICES)
+        async with GenerationManager(options=OPTIONS, ledger=ledger) as manager:
+            await grant(manager, 10_000_000)
+            job = await manager.start("s", calls((100, 10)), account="team")
+            assert (await settled(manager, user=None)).status is Status.COMPLETE
+            numbers.append(job.generation)
+            posted, _ = await books(manager)
+    assert numbers == [1, 2, 3]
+    assert posted == 10_000_000 - 3 * COST

@@ -100,6 +100,10 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"<MemoryStore active={len(self._active)} settled={len(self._settled)} streams={len(self._streams)}>"
 
+    def reserve(self, number: int) -> None:
+        """Numbers up to this one were used before: streams that are new count from there."""
+        self._floor = max(self._floor, number)
+
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...

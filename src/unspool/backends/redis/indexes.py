@@ -15,6 +15,7 @@ from typing import Final
 from unspool.backends.redis import wire
 from unspool.backends.redis.keys import SHARDS, Keys, key_of, member_of, shard_of
 from unspool.backends.redis.topology import Topology
+from unspool.errors import StoreUnavailable
 from unspool.jobs import GenerationKey, Job, Owner, Status
 
 _KEPT: Final = 30 * 24 * 3600 * 1000
@@ -60,34 +61,45 @@ class Indexes:
 
     async def expired(self, limit: int) -> Sequence[Job]:
         """Active jobs whose lease has run out. Those that are alive after all are entered anew."""
-        found: list[Job] = []
-        for index, member, score in await self._due(self._keys.leases, 0.0, limit):
-            stream_id = member.decode()
-            reply, left = await self._redis.run("lease", self._keys.stream(stream_id))
-            job = wire.job_of(stream_id, reply) if reply else None
-            if job is None or job.settled:
-                await self._redis.run("drop", index, member, score, _ON_ITS_WAY if job is None else 0)
-            elif float(left) <= 0:
-                found.append(job)
-            else:
-                await self._redis.run("enter", index, member, left, _KEPT)
-        return found[:limit]
+        due = await self._due(self._keys.leases, 0.0, limit)
+        looked = await asyncio.gather(*(self._look(*entry) for entry in due), return_exceptions=True)
+        raise_where_none(looked)
+        return [job for job in looked if isinstance(job, Job)][:limit]
+
+    async def _look(self, index: bytes, member: bytes, score: bytes) -> Job | None:
+        """The job behind an entry, if its lease has run out."""
+        stream_id = member.decode()
+        reply, left = await self._redis.run("lease", self._keys.stream(stream_id))
+        job = wire.job_of(stream_id, reply) if reply else None
+        if job is None or job.settled:
+            await self._redis.run("drop", index, member, score, _ON_ITS_WAY if job is None else 0)
+        elif float(left) <= 0:
+            return job
+        else:
+            await self._redis.run("enter", index, member, left, _KEPT)
+        return None
 
     async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
         """Delete what was sealed longer ago than that."""
         due = await self._due(self._keys.completed, completed_retention, _AT_ONCE)
         due += await self._due(self._keys.unfinished, retention, _AT_ONCE)
-        gone: list[GenerationKey] = []
-        for index, member, score in due:
-            key = key_of(member)
-            done = await self._redis.run(
-                "delete", self._keys.stream(key.stream_id), key.generation, completed_retention, retention
-            )
-            if done == 1:
-                gone.append(key)
-            if done:
-                await self._redis.run("drop", index, member, score, 0)
-        return gone
+        done = await asyncio.gather(
+            *(self._delete(*entry, retention, completed_retention) for entry in due), return_exceptions=True
+        )
+        raise_where_none(done)
+        return [key for key in done if isinstance(key, GenerationKey)]
+
+    async def _delete(
+        self, index: bytes, member: bytes, score: bytes, retention: float, completed_retention: float
+    ) -> GenerationKey | None:
+        """Delete the generation behind an entry, if it was this call that did."""
+        key = key_of(member)
+        done = await self._redis.run(
+            "delete", self._keys.stream(key.stream_id), key.generation, completed_retention, retention
+        )
+        if done:
+            await self._redis.run("drop", index, member, score, 0)
+        return key if done == 1 else None
 
     async def _due(self, index: Callable[[int], bytes], age: float, limit: int) -> list[tuple[bytes, bytes, bytes]]:
         """Members whose time lies so many seconds back, each with its index and its score."""
@@ -128,3 +140,16 @@ class Indexes:
                 *(self._redis.run("drop", index, member, score, _ON_ITS_WAY) for member, score in empty)
             )
         return jobs
+
+
+def raise_where_none(answers: Sequence[object]) -> None:
+    """Raise what went wrong where nothing went well, or it is more than a server that cannot answer: one stream that
+    cannot be reached, in a slot that is being moved, must not hold up the care of all the others."""
+    errors = [answer for answer in answers if isinstance(answer, BaseException)]
+    if not errors:
+        return
+    for error in errors:
+        if not isinstance(error, StoreUnavailable):
+            raise error
+    if len(errors) == len(answers):
+        raise errors[0]

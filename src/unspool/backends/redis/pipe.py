@@ -35,13 +35,13 @@ Argument = bytes | str | int | float
 Command = tuple[Argument, ...]
 _pack = cast("Callable[[Command], bytes]", pack_command)  # in C: redis-py's own takes ten times as long
 _UNREACHABLE = (Disconnected, TimedOut, TimeoutError, OSError)
-_FOR_THE_CALLER = (NoScriptError, MovedError, AskError)
+_FOR_THE_CALLER = (NoScriptError, MovedError, AskError, TryAgainError)
 # redis-py has a class for some error codes, and then takes the code out of the text; inside what a script of Redis 6
 # reports, it is still there.
 _FULL: Final = (OutOfMemoryError, "OOM", "MISCONF")
 _NOT_NOW: Final = (
-    TryAgainError, ClusterDownError, MasterDownError,
-    "LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY", "UNBLOCKED",
+    ClusterDownError, MasterDownError,
+    "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY", "UNBLOCKED",
 )  # fmt: skip
 _DEMOTED: Final = (ReadOnlyError, "READONLY")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from unspool.backends.redis import wire
-from unspool.backends.redis.indexes import Indexes
+from unspool.backends.redis.indexes import Indexes, raise_where_none
 from unspool.backends.redis.keys import Keys
 from unspool.backends.redis.topology import Topology
 from unspool.errors import Fenced, GenerationConflict, Gone, NotFound
@@ -194,8 +194,8 @@ class RedisStore:
     async def renew(
         self, replica: str, leases: Sequence[tuple[GenerationKey, int]], seconds: float
     ) -> Sequence[Renewal]:
-        await self._indexes.renew([key.stream_id for key, _ in leases], seconds)
-        found: list[tuple[int, bytes | None]] = await asyncio.gather(
+        answers: list[Any] = await asyncio.gather(
+            self._indexes.renew([key.stream_id for key, _ in leases], seconds),
             *(
                 self._redis.run(
                     "renew", self._keys.stream(key.stream_id), key.generation, epoch, replica, seconds,
@@ -203,8 +203,15 @@ class RedisStore:
                 )
                 for key, epoch in leases
             ),
+            return_exceptions=True,
         )  # fmt: skip
-        return [Renewal(held == 1, wire.abort_of(abort)) for held, abort in found]
+        found = answers[1:]
+        raise_where_none(found)
+        # Of what cannot be reached nobody can say that it is lost; and the index may be wrong for a while.
+        return [
+            Renewal(True) if isinstance(one, BaseException) else Renewal(one[0] == 1, wire.abort_of(one[1]))
+            for one in found
+        ]
 
     async def take_over(
         self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
@@ -250,7 +257,8 @@ class RedisStore:
 
     async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
         stream = self._keys.stream(key.stream_id)
-        found = await self._redis.call(stream, b"GET", b"%b:%d:fold" % (stream, key.generation))
+        # With its stream, so that a cluster which is moving both never shows one without the other.
+        found, _ = await self._redis.call(stream, b"MGET", b"%b:%d:fold" % (stream, key.generation), stream)
         if found is None:
             return None
         offset, _, state = found.partition(b":")

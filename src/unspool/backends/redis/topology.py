@@ -13,7 +13,14 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 
 from unspool.backends.redis.pipe import Argument, Pipe
 from unspool.backends.redis.scripts import script
@@ -24,7 +31,11 @@ SCHEMES: Final = (
     "valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster",
 )  # fmt: skip
 _MOVES: Final = 5  # times that a command follows a slot that is being moved
+_MOVING: Final = 1.0  # seconds that it waits for one of which a part is here and a part there
+_PAUSE: Final = 0.02
 _TIMEOUT: Final = 5.0
+_ONE_KEY: Final = frozenset({"drop", "due", "enter", "renewed"})
+"""Scripts that touch nothing but the key that they are given."""
 
 
 class Topology(ABC):
@@ -155,9 +166,19 @@ class Cluster(Topology):
     def connect(self) -> AbstractConnection:
         return _to_node(self._client.get_random_node())
 
+    async def run(self, name: str, key: bytes, *arguments: Argument, more: Sequence[bytes] = ()) -> Any:
+        if name not in _ONE_KEY:
+            # One that never exists. While a slot is being moved, a command on several keys is told to try again unless
+            # all of them are there: so no script ever takes the half of a stream for the whole.
+            more = (*more, key + b":-")
+        return await super().run(name, key, *arguments, more=more)
+
     async def call(self, key: bytes, *command: Argument) -> Any:
+        now = asyncio.get_running_loop().time
         asking: Pipe | None = None
-        for _ in range(_MOVES):
+        moves, patience = 0, now() + _MOVING
+        while moves < _MOVES:
+            moves += 1
             try:
                 if asking is not None:
                     return await asking.ask((b"ASKING",), command)[1]
@@ -166,6 +187,11 @@ class Cluster(Topology):
                 asking = None
                 await self._client.nodes_manager.move_slot(error)
                 self._refresh()
+            except TryAgainError:
+                if now() >= patience:
+                    break
+                asking, moves = None, 0
+                await asyncio.sleep(_PAUSE)
             except AskError as error:
                 node = self._client.get_node(node_name=str(error).rpartition(" ")[2])  # "ASK slot host:port"
                 if node is None:
@@ -175,7 +201,7 @@ class Cluster(Topology):
             except StoreUnavailable:
                 self._refresh()
                 raise
-        raise StoreUnavailable("the Redis cluster moves the slot of this key about")
+        raise StoreUnavailable("the Redis cluster is moving the slot of this key")
 
     def _refresh(self) -> None:
         """Ask the cluster anew who holds what: something has changed."""
