@@ -132,7 +132,7 @@ def markdown(report: Row) -> str:
     lines = [_summary(report), "", f"Cells: {_LEGEND}"]
     for key, found in _by_case(report):
         head, body = _table(found)
-        lines += ["", f"### {key}", "", f"{report['titles'][key]}.".capitalize(), ""]
+        lines += ["", f"### {key}", "", f"{report['titles'][key][:1].upper()}{report['titles'][key][1:]}.", ""]
         lines += [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
         lines += [f"| {' | '.join(line)} |" for line in body]
         verdicts = _verdicts(found)

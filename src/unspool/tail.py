@@ -63,7 +63,8 @@ class Tail:
         self._frames: dict[Encoder, list[bytes]] = {}
         self._joined: dict[Encoder, tuple[int, int, bytes, int]] = {}
         self._fold = Fold()
-        self._sync: tuple[int, Record] | None = None
+        self._sync: Record | None = None
+        self._sync_frames: dict[Encoder, bytes] = {}  # of that very record
         self._repair: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self.gone: NotFound | Gone | None = None  # the log was deleted before its end was seen here
@@ -281,9 +282,19 @@ class Tail:
         snapshot = await self.snapshot()
         if reason is not None or job.settled:
             return sync_record(job, snapshot, reason)
-        if self._sync is None or self._sync[0] != snapshot.offset:
-            self._sync = (snapshot.offset, sync_record(job, snapshot, None))
-        return self._sync[1]
+        if self._sync is None or self._sync.offset != snapshot.offset:
+            self._sync = sync_record(job, snapshot, None)
+            self._sync_frames.clear()
+        return self._sync
+
+    def sync_frame(self, encode: Encoder, record: Record) -> bytes:
+        """The frame of a `sync` record; those who share the record share its frame, which may be large."""
+        if record is not self._sync:
+            return encode(self.key, record)
+        frame = self._sync_frames.get(encode)
+        if frame is None:
+            frame = self._sync_frames[encode] = encode(self.key, record)
+        return frame
 
 
 def join(frames: Sequence[bytes]) -> tuple[bytes, int]:

@@ -52,8 +52,14 @@ class _Link:
         await self._flow.drain()
 
     def write(self, body: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(b"%x\r\n%b\r\n" % (len(body), body) if self._cycle.chunked_encoding else body)
+        if self._transport.is_closing():
+            return
+        if not self._cycle.chunked_encoding:
+            self._transport.write(body)
+        elif len(body) < _SEND_BUFFER:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        else:  # a snapshot, which many who join at once share: it is not copied for each
+            self._transport.writelines((b"%x\r\n" % len(body), body, b"\r\n"))
 
     def close(self) -> None:
         self._transport.close()

@@ -242,8 +242,10 @@ class _Pump:
             while frames == b"":
                 await self._write(KEEP_ALIVE)
                 frames = await viewer.frames(native_frame)
-            if frames is not None:
+            if frames is not None and len(frames) < _LARGE:
                 frames = with_retry(frames, self._options.retry)
+            elif frames is not None:  # the line belongs to the same event, which is too large to be copied for it
+                await self._write(with_retry(b"", self._options.retry))
             while frames is not None:
                 await self._write(frames or KEEP_ALIVE)
                 poked = self._lent is not None and not await viewer.flow(native_frame, self._write_live)
