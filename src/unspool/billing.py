@@ -95,13 +95,24 @@ class Billing:
         if self.ledger is not None and job.account is not None:
             await self.ledger.take_over(job.key, epoch)
 
+    async def settle_for_the_dead(self, job: Job, epoch: int, told: set[str]) -> list[Event]:
+        """Settle what an owner that is lost left open; the `usage` events of all calls that were not told yet."""
+        if self.ledger is None or job.account is None:
+            return []
+        try:
+            await self.ledger.take_over(job.key, epoch)
+            await self.ledger.reap(job.key)
+            calls = (await self.ledger.usage(job.key)).calls
+        except UnspoolError as error:
+            _log.warning("%s: what its owner left open is left to the ledger's sweep: %s", job.key, error)
+            return []
+        return [event for call in calls if call.call_id not in told and (event := call.event()) is not None]
+
     async def end(self, job: Job) -> None:
-        """It is sealed: settle what its owner left open, where that is another, and give back what it holds."""
+        """It is sealed: give back what it holds."""
         if self.ledger is None or job.account is None:
             return
         try:
-            if job.lease.epoch > 1:
-                await self.ledger.reap(job.key)
             await self.ledger.close_hold(job.key)
         except UnspoolError as error:
             _log.warning("%s: its hold is left to the ledger's sweep: %s", job.key, error)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import StoreUnavailable
-from unspool.events import encode_data
+from unspool.events import Record, encode_data
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks
 from unspool.protocols import Channel, Hint, JobStore, Sealed
@@ -54,6 +54,9 @@ class Settler:
             self.announce(tail, job)
             return Sealed(job, won=False)
         snapshot = await step(lambda: tail.snapshot(job.last_offset))
+        if epoch > 1 and await self._tell_costs(job, epoch, snapshot, tail):
+            job = await step(lambda: self._store.get(*key))
+            snapshot = await step(lambda: tail.snapshot(job.last_offset))
         if not isinstance(verdict, Completed) and not await self.save_partial(job, snapshot):
             if isinstance(verdict, Aborted):
                 verdict = Failed(SAVE_FAILED, "The answer was stopped, but could not be saved; reload.", retryable=True)
@@ -68,6 +71,22 @@ class Settler:
             await self._billing.end(sealed.job)
             await self.call(self._hooks.settled, sealed.job, snapshot)
         return sealed
+
+    async def _tell_costs(self, job: Job, epoch: int, snapshot: Snapshot, tail: Tail) -> bool:
+        """Settle the model calls that a lost owner left open, and say in its log what they came to, while there is one
+        to say it in. Whether something was said."""
+        told = {str(entry.get("call_id")) for entry in snapshot.usage}
+        spent = await self._billing.settle_for_the_dead(job, epoch, told)
+        records = [
+            Record(offset, event.type, encode_data(event.data))
+            for offset, event in enumerate(spent, job.last_offset + 1)
+        ]
+        if not records:
+            return False
+        await self._store.append(job.key, epoch, records)
+        tail.accept(records)
+        self._channel.publish(Hint(job.key, records[-1].offset, records))
+        return True
 
     def announce(self, tail: Tail, job: Job) -> None:
         """Bring the terminal record of a sealed job to the viewers, here and on every other replica."""

@@ -9,14 +9,14 @@ import msgspec
 from sqlalchemy import bindparam, select, update
 
 from unspool.errors import CallStarted, Fenced, InvalidArgument, NotFound, UnspoolError, UsageConflict
-from unspool.events import USAGE, Event
+from unspool.events import Event
 from unspool.ledger.database import Transaction
 from unspool.ledger.entries import Posting, post
 from unspool.ledger.holds import LOCK_HOLD, OPEN, hold_of, top_up
 from unspool.ledger.prices import Price, Pricer
 from unspool.ledger.rules import RULES, Source, Step, fingerprint, keepable, restored, stored
 from unspool.ledger.tables import hold, model_call
-from unspool.ledger.usage import Usage, usage_event
+from unspool.ledger.usage import Usage, usage_told
 
 _log = logging.getLogger("unspool.ledger")
 
@@ -80,12 +80,10 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
 
     def event(self) -> Event:
         """The `usage` event for viewers: the usage, what it costs, and the entry's key, which tells repetitions."""
-        money = {"key": self.key, "cost_nano": self.cost, "source": self.source}
-        if self.usage is None:
-            whose = {"call_id": self.call_id, "model": self.model, "provider": self.provider, "agent": self.agent}
-            return Event(USAGE, whose | money)
-        told = usage_event(self.usage, call_id=self.call_id, model=self.model, provider=self.provider, agent=self.agent)
-        return Event(USAGE, told.data | money)
+        return usage_told(
+            self.usage, call_id=self.call_id, model=self.model, provider=self.provider, agent=self.agent,
+            money={"key": self.key, "cost_nano": self.cost, "source": self.source},
+        )  # fmt: skip
 
 
 def start(tx: Transaction, call: CallStart) -> None:

@@ -11,11 +11,12 @@ import msgspec
 from sqlalchemy import bindparam, select, tuple_
 
 from unspool.errors import InvalidArgument
+from unspool.events import Event
 from unspool.ledger.database import Transaction
 from unspool.ledger.entries import Entry, entry_of
 from unspool.ledger.rules import restored
 from unspool.ledger.tables import Instant, account, entry, hold, model_call
-from unspool.ledger.usage import Usage
+from unspool.ledger.usage import Usage, usage_told
 
 _BALANCE: Final = select(account).where(account.c.account_id == bindparam("whose"))
 _CALLS: Final = (
@@ -75,6 +76,15 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: float | None = None
     input_tokens: int | None = None
     """Of the request, as whoever started the call had counted it."""
+
+    def event(self) -> Event | None:
+        """The `usage` event for viewers, as that of a `Charge`; None while it is open, and for one that never left."""
+        if self.state != "settled" or self.source is None or self.source == "void":
+            return None
+        return usage_told(
+            self.usage, call_id=self.call_id, model=self.model, provider=self.provider, agent=self.agent,
+            money={"key": f"call:{self.call_id}", "cost_nano": self.cost, "source": self.source},
+        )  # fmt: skip
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,6 +62,17 @@ def usage_event(usage: Usage, *, call_id: str, model: str, provider: str, agent:
     return Event(USAGE, data | msgspec.structs.asdict(usage))
 
 
+def usage_told(
+    usage: Usage | None, *, call_id: str, model: str, provider: str, agent: str, money: dict[str, Any]
+) -> Event:
+    """The same with what it cost; `usage` is None where nothing is known of it."""
+    if usage is None:
+        whose = {"call_id": call_id, "model": model, "provider": provider, "agent": agent}
+        return Event(USAGE, whose | money)
+    told = usage_event(usage, call_id=call_id, model=model, provider=provider, agent=agent)
+    return Event(USAGE, told.data | money)
+
+
 def _clamp(usage: Usage, raw: dict[str, Any]) -> Usage:
     # The totals are what is billed in any case, so they stand and the parts give way.
     read = min(usage.cache_read_tokens, usage.input_tokens)

@@ -196,6 +196,8 @@ async def test_a_dead_owners_call_is_charged_by_whoever_takes_over(replicas: Rep
     assert await books(two) == (10_000_000 - COST, 0)
     (call,) = (await ledger_of(two).usage(job.key)).calls
     assert (call.state, call.source) == ("settled", "estimate")
+    (told,) = await usages(two)  # said in the log, before its end
+    assert (told["cost_nano"], told["source"]) == (COST, "estimate")
 
 
 async def test_a_run_that_is_gone_on_with_pays_for_calls_of_its_own(replicas: Replicas) -> None:
