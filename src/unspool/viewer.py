@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final
 
-from unspool.errors import StoreUnavailable, ViewerReleased
+from unspool.errors import Gone, StoreUnavailable, ViewerReleased
 from unspool.events import Record
 from unspool.tail import Encoder, Tail, join
 
@@ -124,7 +124,7 @@ class Viewer:
                 if self._sync:
                     found = await self._snapshot()
                     if found is not None:
-                        return encode(self.tail.key, found)
+                        return self.tail.sync_frame(encode, found)
                     continue
                 joined = self.tail.joined(encode, self.position)
                 page = await self._page() if joined is None else ()
@@ -206,6 +206,9 @@ class Viewer:
         await self.tail.mark_synced()
         if self.end is not None:
             return None
+        if self._sync_reason == "trimmed" and record.offset <= self.position:
+            self.close()
+            raise Gone("what was trimmed is in no checkpoint: the beginning of this log is lost")
         # No pause from here to the caller: a handshake that was cut off before has consumed nothing.
         self._sync = False
         self.position = record.offset

@@ -212,6 +212,22 @@ class TestResume:
             await reader.end()
             assert reader.content.text == "".join(words)
 
+    async def test_what_was_trimmed_is_told_after_the_end_too(self, cluster: Cluster) -> None:
+        """However the log is kept from then on: a replica that has never seen it tells all of its content."""
+        one = await cluster.replica("a", window=8, log_records=20, checkpoint_every=10)
+        run = await begin(one)
+        words = [f"{n} " for n in range(100)]
+        await run.say(*words)
+        run.finish()
+        await settled(one)
+        supervisor = one._supervisor
+        assert supervisor is not None
+        await supervisor.retain()
+        reader = await read(await cluster.replica("b", window=8))
+        await reader.end()
+        assert (reader.types[0], reader.types[-1]) == ("sync", "completed")
+        assert reader.content.text == "".join(words)
+
     async def test_a_position_beyond_the_end_is_refused(self, cluster: Cluster) -> None:
         """Scenario 26: the refusal names the current generation and its offsets."""
         one, two = await cluster.replica("a"), await cluster.replica("b")
