@@ -126,12 +126,12 @@ def server(folder: Path, *settings: str, version: str = "8") -> Generator[RedisS
 
 
 @contextmanager
-def cluster(folder: Path, *, version: str = "8", masters: int = 3) -> Generator[list[RedisServer]]:
+def cluster(folder: Path, *settings: str, version: str = "8", masters: int = 3) -> Generator[list[RedisServer]]:
     """Masters that share all slots."""
     nodes = [
         RedisServer(
             folder / str(number), "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
-            "--cluster-port", str(free_port()), version=version,
+            "--cluster-port", str(free_port()), *settings, version=version,
         )
         for number in range(masters)
     ]  # fmt: skip
@@ -162,12 +162,47 @@ def _form(nodes: list[RedisServer]) -> None:
     wait_for(formed)
 
 
+class Move:
+    """The slot of a hash tag, on its way from the node that has it to another one."""
+
+    def __init__(self, nodes: list[RedisServer], key: str) -> None:
+        self.slot = int(nodes[0].ask("CLUSTER", "KEYSLOT", f"{{{key}}}"))
+        self._nodes = nodes
+        ranges = nodes[0].ask("CLUSTER", "SLOTS")
+        port = next(found[2][1] for found in ranges if found[0] <= self.slot <= found[1])
+        self.source = next(node for node in nodes if node.port == port)
+        self.target = next(node for node in nodes if node.port != port)
+
+    def begin(self) -> None:
+        source, target = (node.ask("CLUSTER", "MYID").decode() for node in (self.source, self.target))
+        self.target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", source)
+        self.source.ask("CLUSTER", "SETSLOT", self.slot, "MIGRATING", target)
+
+    def one_key(self) -> bool:
+        """Move one key; False when none is left."""
+        keys = sorted(self.source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, 100))
+        if not keys:
+            return False
+        self.source.ask("MIGRATE", "127.0.0.1", self.target.port, keys[0].decode(), 0, 5000)
+        return True
+
+    def end(self) -> None:
+        new = self.target.ask("CLUSTER", "MYID").decode()
+        for node in (self.target, *(node for node in self._nodes if node is not self.target)):
+            node.ask("CLUSTER", "SETSLOT", self.slot, "NODE", new)
+
+
+_AT_ONCE = ("--repl-diskless-sync-delay", "0")
+
+
 class Sentinels:
     """A master, a replica of it, and three sentinels that watch over them as `mymaster`."""
 
     def __init__(self, folder: Path, *, version: str = "8") -> None:
-        self.master = RedisServer(folder / "a", version=version)
-        self.replica = RedisServer(folder / "b", "--replicaof", f"127.0.0.1 {self.master.port}", version=version)
+        self.master = RedisServer(folder / "a", *_AT_ONCE, version=version)
+        self.replica = RedisServer(
+            folder / "b", "--replicaof", f"127.0.0.1 {self.master.port}", *_AT_ONCE, version=version
+        )
         self.sentinels = [RedisServer(folder / f"s{number}", version=version) for number in range(3)]
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -196,7 +231,8 @@ class Sentinels:
                 states = [sentinel.ask("SENTINEL", "MASTER", "mymaster") for sentinel in self.sentinels]
             except redis.RedisError:
                 return False
-            return all(state[b"num-slaves"] == b"1" and state[b"num-other-sentinels"] == b"2" for state in states)
+            found = all(state[b"num-slaves"] == b"1" and state[b"num-other-sentinels"] == b"2" for state in states)
+            return found and self._is_synced()
 
         wait_for(ready)
 
@@ -209,6 +245,19 @@ class Sentinels:
         port = self.master.port
         self.master.kill()
         wait_for(lambda: self.current() != port)
+
+    def rejoin(self) -> None:
+        """Bring the old master back, as the replica of the new one, and wait until it has all that that one has."""
+        self.master, self.replica = self.replica, self.master
+        self.replica.settings = ("--replicaof", f"127.0.0.1 {self.master.port}", *_AT_ONCE)
+        self.replica.start()
+        wait_for(self._is_synced)
+
+    def _is_synced(self) -> bool:
+        try:
+            return b"connected" in self.replica.ask("ROLE")
+        except redis.RedisError:  # it reads what it was sent
+            return False
 
     def stop(self) -> None:
         for process in self._processes:

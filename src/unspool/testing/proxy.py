@@ -129,7 +129,7 @@ class Proxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         faults, random = self._faults, self._random
         left = random.randint(*faults.cut_after) if faults.cut_after is not None else sys.maxsize
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # uvloop's word for a transport that has been closed
             while data := await reader.read(_READ):
                 while data:
                     size = random.randint(1, len(data)) if faults.split else len(data)
@@ -149,12 +149,14 @@ class Proxy:
                         await asyncio.sleep(0)  # so that the next piece is one of its own
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await reader.read(_READ):
                 await self._passing.wait()
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()
+        except (OSError, RuntimeError):
+            _reset(writer)  # whoever asked is gone, and waits for no answer
 
     async def _cut(self, writer: asyncio.StreamWriter, last: bytes) -> None:
         self.cuts += 1

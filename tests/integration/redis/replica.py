@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from unspool import GenerationManager, Options
 from unspool.errors import ConfigurationError, GenerationStopped, StoreUnavailable
-from unspool.http import StartRequest, StreamOptions, create_app
+from unspool.http import StartRequest, StreamOptions, create_app, router
 from unspool.http.server import serve
 from unspool.producer import Generation
 
@@ -33,13 +33,12 @@ from unspool.producer import Generation
 class Script(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a run does. It says the numbers from 1 to `count` as text, `delay` seconds apart, then waits in a tool.
 
-    `pad`: letters before each number. `usage`: models whose usage it reports first. `tool`: seconds in the tool.
+    `usage`: models whose usage it reports first. `tool`: seconds in the tool.
     `deaf`: seconds for which it does not heed a cancellation, and speaks on.
     """
 
     count: int = 10
     delay: float = 0.0
-    pad: int = 0
     usage: list[str] = []
     tool: float = 0.0
     deaf: float = 0.0
@@ -69,7 +68,7 @@ class Runs:
         for model in script.usage:
             await gen.usage(gen.call_id(), model=model, input_tokens=3, output_tokens=5)
         for number in range(len(begun) + 1, script.count + 1):
-            await gen.text(f"{'x' * script.pad}{number} ")
+            await gen.text(f"{number} ")
             self.said[str(gen.key)] = number
             await asyncio.sleep(script.delay)
         if script.tool:
@@ -139,6 +138,8 @@ def main() -> int:
         stream_options=StreamOptions(heartbeat=given.heartbeat, retry=50),
     )
     app.router.routes.insert(0, Route("/census", tell))
+    again = router(manager, run=runs, resumable="again", authenticate=authenticate)
+    app.router.routes.append(Mount("/again", app=again))  # what is started here is gone on with by others
 
     def ready(url: str) -> None:
         print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)

@@ -1,0 +1,142 @@
+"""A cluster that moves a slot from one node to another, key by key, under the streams that live in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+
+import pytest
+
+from tests.integration.redis.conftest import Starting
+from tests.integration.redis.processes import Follower, check_exact, numbers, until
+from tests.servers import redis as servers
+from tests.servers.redis import Move, RedisServer
+from unspool.client import Client
+from unspool.errors import StoreUnavailable
+from unspool.jobs import Status
+
+Nodes = list[RedisServer]
+
+pytestmark = pytest.mark.skipif(servers.binary() is None, reason="there is no Redis 8 here")
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Generator[Nodes]:
+    """Three masters."""
+    with servers.cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def url(nodes: Nodes) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+async def move(nodes: Nodes, stream: str, pause: float) -> int:
+    """Move all keys of a stream's slot, with pauses in between; how many they were."""
+    moved = Move(nodes, stream)
+    moved.begin()
+    count = 0
+    await asyncio.sleep(pause)
+    while moved.one_key():
+        count += 1
+        await asyncio.sleep(pause)
+    moved.end()
+    return count
+
+
+async def test_a_slot_that_moves_under_a_stream_changes_nothing(
+    replicas: Starting, nodes: Nodes, url: str, stream: str
+) -> None:
+    """Moved there and on, key by key, while a run speaks and viewers follow, some of them anew: all get all of it."""
+    one, two = await replicas("a", "b", url=url, lease=5.0)
+    await one.say(stream, count=600, delay=0.005)
+    viewers = [Follower(replica, stream) for replica in (one, two)]
+    for viewer in viewers:
+        await viewer.reach(20)
+    assert await move(nodes, stream, 0.15) >= 4
+    said = viewers[1].count
+    await viewers[1].reach(said + 20)
+    viewers += [Follower(replica, stream) for replica in (one, two)]
+    await move(nodes, stream, 0.05)
+    viewers += [Follower(replica, stream) for replica in (one, two)]
+    for viewer in viewers:
+        check_exact(await viewer.end(), 600)
+        assert viewer.types[-1] == "completed"
+    for viewer in viewers[:2]:
+        assert viewer.connections == 1
+
+
+async def patiently(client: Client, stream: str) -> Status:
+    while True:
+        try:
+            return (await client.status(stream)).status
+        except StoreUnavailable:
+            await asyncio.sleep(0.02)
+
+
+async def test_no_half_of_a_stream_is_ever_taken_for_the_whole(
+    replicas: Starting, nodes: Nodes, url: str, stream: str
+) -> None:
+    """Between any two keys of a move: status and Stop, lease and end of a run are right, or wait; nothing is lost that
+    is merely elsewhere."""
+    one, two = await replicas("a", "b", url=url, lease=1.0, poll=0.05, sweep=0.05)
+    await one.say(stream, count=20, tool=1.0)
+    viewer = Follower(two, stream)
+    await viewer.until(lambda viewer: "tool.call" in viewer.types)
+    moved = Move(nodes, stream)
+    moved.begin()
+    async with two.client() as client:
+        while moved.one_key():
+            asking = asyncio.create_task(patiently(client, stream))
+            await asyncio.sleep(0.4)
+            if asking.done():
+                assert await asking in (Status.RUNNING, Status.COMPLETE)
+            else:
+                asking.cancel()
+        moved.end()
+        check_exact(await viewer.end(), 20)
+        assert viewer.types[-1] == "completed"
+        found = await one.census()
+        assert found["totals"].get("lost", 0) == 0
+        state = await client.status(stream)
+        assert (state.status, state.text) == (Status.COMPLETE, numbers(20))
+        assert (await one.say(stream, count=1)).generation == 2
+        check_exact(await Follower(two, stream, generation=2).end(), 1)
+        await until(lambda: client.list(status=Status.RUNNING), "nothing runs", lambda found: not found)
+
+
+async def test_a_move_that_takes_longer_than_a_lease_holds_up_its_own_streams_alone(
+    replicas: Starting, nodes: Nodes, url: str, stream: str
+) -> None:
+    """Meanwhile runs in other slots go on and are stopped, and a dead owner is noticed in time; afterwards the streams
+    of the slot go on as well: their owner could not renew, and is not taken for dead."""
+    one, two, three = await replicas("a", "b", "c", url=url, lease=1.0, poll=0.1, sweep=0.1)
+    other, orphan = await asyncio.to_thread(elsewhere, nodes, stream)
+    await one.say(stream, count=400, delay=0.01)
+    await one.say(other, count=10_000, delay=0.01)
+    await two.say(orphan, count=10_000, delay=0.01)
+    held, lost = Follower(three, stream), Follower(three, orphan)
+    await held.reach(10)
+    await lost.reach(10)
+    moved = Move(nodes, stream)
+    moved.begin()
+    two.kill()
+    records = await lost.end()
+    assert records[-1].data["code"] == "owner_lost"
+    await asyncio.sleep(1.0)
+    async with three.client() as client:
+        outcome = await client.stop(other)
+        assert (outcome.outcome, outcome.text) == ("stopped", numbers(len(outcome.text.split())))
+    while moved.one_key():
+        pass
+    moved.end()
+    check_exact(await held.end(), 400)
+    assert (held.types[-1], held.connections) == ("completed", 1)
+
+
+def elsewhere(nodes: Nodes, stream: str) -> tuple[str, str]:
+    """Names of two streams in other slots than this one's."""
+    slots = {name: int(nodes[0].ask("CLUSTER", "KEYSLOT", name)) for name in (stream, f"{stream}-o", f"{stream}-p")}
+    assert len(set(slots.values())) == 3
+    return f"{stream}-o", f"{stream}-p"
