@@ -8,15 +8,16 @@ PIP_INSTALL := $(PIP) install --constraint constraints.txt
 DEV_EXTRAS := server,redis,ledger,postgres,tokens,openai,anthropic,docs,dev
 PORT ?= 8000
 ARGS ?=
-# make simulate, make fuzz, make bench-compare
+# make simulate, make chaos, make fuzz, make bench-compare
 SEED ?=
 STEPS ?=
 RECONNECTS ?=
 TIME ?= 60
+MINUTES ?=
 BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types simulate fuzz bench bench-compare docs constraints clean
+.PHONY: help demo test lint format types simulate chaos fuzz bench bench-compare docs constraints clean
 
 help: ## List the targets
 	@echo "make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -47,6 +48,9 @@ types: $(VENV)/.dev $(VENV)/.local ## Types: strict for the package, basic for t
 simulate: $(VENV)/.dev ## Replicas, store and trouble in virtual time (SEED=42 STEPS=200000, RECONNECTS=1000000)
 	@$(PY) -m unspool.testing.simulation $(if $(SEED),--seed $(SEED),$(if $(RECONNECTS),,--seeds 100)) $(if $(STEPS),--steps $(STEPS)) \
 	    $(if $(RECONNECTS),--reconnects $(RECONNECTS)) $(ARGS)
+
+chaos: $(VENV)/.dev ## Processes that die, and worse, over a real Redis (SEED=7 MINUTES=10 ARGS='--topology sentinel')
+	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 fuzz: $(VENV)/.fuzz ## Every parser and route, a minute each, then state machines at length (TIME=600)
 	@$(PY) -m tests.fuzz --seconds $(TIME) $(ARGS)

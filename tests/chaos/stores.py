@@ -1,0 +1,117 @@
+"""The Redis under the replicas, in three shapes: how it is reached, what can happen to it, what is in it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import redis
+
+from tests.servers import redis as servers
+from tests.servers.redis import RedisServer, Sentinels
+
+Trouble = tuple[int, str, Callable[[Random], Awaitable[str]]]
+"""How often it happens beside the others, its name, and what happens; it says what it did."""
+
+_KEPT = ("--appendonly", "yes")
+
+
+@dataclass
+class Store:
+    """`url`: without anything in between. `cable_port`: where a cable of each replica's own leads, for one server.
+    `lossy`: what was accepted shortly before a failover may be taken back."""
+
+    url: str
+    servers: list[RedisServer]
+    troubles: list[Trouble] = field(default_factory=list[Trouble])
+    cable_port: int | None = None
+    lossy: bool = False
+
+    def keys(self) -> dict[bytes, int]:
+        """All keys, with the milliseconds that they have left; below 0: for ever."""
+        found: dict[bytes, int] = {}
+        for server in self.servers:
+            with server.client as client:
+                for key in client.scan_iter(count=1000):
+                    left = int(client.pttl(key))  # pyright: ignore[reportArgumentType]
+                    if left != -2:  # it went while we looked
+                        found[key] = left
+        return found
+
+
+def _kill_connections(nodes: Callable[[], Sequence[RedisServer]]) -> Trouble:
+    async def kill(draw: Random) -> str:
+        kind = draw.choice(("normal", "pubsub"))
+        for node in nodes():
+            with suppress(redis.RedisError):
+                await asyncio.to_thread(node.ask, "CLIENT", "KILL", "TYPE", kind)
+        return kind
+
+    return 3, "connections killed", kill
+
+
+def _freeze(nodes: Callable[[], Sequence[RedisServer]]) -> Trouble:
+    async def freeze(draw: Random) -> str:
+        node, seconds = draw.choice(nodes()), draw.uniform(0.1, 1.5)
+        node.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        node.signal(signal.SIGCONT)
+        return f"for {seconds:.1f} s"
+
+    return 2, "redis frozen", freeze
+
+
+def _restart(nodes: Sequence[RedisServer], whole: Callable[[], bool]) -> Trouble:
+    async def restart(draw: Random) -> str:
+        node, seconds = draw.choice(nodes), draw.uniform(0.0, 2.0)
+        await asyncio.to_thread(node.kill)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(node.start)
+        await asyncio.to_thread(servers.wait_for, whole)
+        return f"away for {seconds:.1f} s"
+
+    return 2, "redis restarted", restart
+
+
+def _fail_over(made: Sentinels, store: Store) -> Trouble:
+    async def fail_over(_: Random) -> str:
+        await asyncio.to_thread(made.fail_over)
+        await asyncio.to_thread(made.rejoin)
+        store.servers[:] = [made.master]
+        return f"to port {made.master.port}"
+
+    return 2, "failover", fail_over
+
+
+@asynccontextmanager
+async def running(topology: str, folder: Path) -> AsyncGenerator[Store]:
+    """Servers of this topology."""
+    async with AsyncExitStack() as stack:
+        if topology == "single":
+            server = stack.enter_context(servers.server(folder / "redis", *_KEPT))
+            nodes = [server]
+            store = Store(server.url, nodes, cable_port=server.port)
+            store.troubles = [_kill_connections(lambda: nodes), _freeze(lambda: nodes), _restart(nodes, lambda: True)]
+        elif topology == "cluster":
+            nodes = stack.enter_context(servers.cluster(folder / "cluster", *_KEPT))
+
+            def whole() -> bool:
+                return all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes)
+
+            store = Store("redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes), nodes)
+            store.troubles = [_kill_connections(lambda: nodes), _freeze(lambda: nodes), _restart(nodes, whole)]
+        else:
+            made = stack.enter_context(servers.sentinels(folder / "sentinel"))
+            store = Store(made.url, [made.master], lossy=True)
+            masters = [made]
+
+            def current() -> Sequence[RedisServer]:
+                return [one.master for one in masters]
+
+            store.troubles = [_kill_connections(current), _freeze(current), _fail_over(made, store)]
+        yield store
