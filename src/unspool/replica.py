@@ -155,6 +155,8 @@ class Replica:
         """Go on with a run whose owner is lost, and whose lease was just taken over for this replica."""
         tail = await self.tail(job.key, job)
         await tail.repair()
+        if tail.held > job.last_offset:  # the store has lost what viewers here have read, and it will be written anew
+            tail.rewind(job.last_offset)
         if self.closing:
             raise ShuttingDown
         await self.billing.take_over(job, job.lease.epoch)

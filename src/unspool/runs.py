@@ -232,7 +232,9 @@ class Run:
         try:
             await self._writer.flush()
             await until_available(self._writer.restore)
-            await self._settler.settle(self.key, self.epoch, verdict, self.tail, patient=True)
+            await self._settler.settle(
+                self.key, self.epoch, verdict, self.tail, patient=True, restore=self._writer.restore
+            )
         except (Fenced, NotFound, Gone) as error:
             _log.warning("%s: not sealed here: %s", self.key, error)
             self.lost = True

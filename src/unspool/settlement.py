@@ -43,10 +43,12 @@ class Settler:
         tail: Tail,
         *,
         patient: bool = False,
+        restore: Callable[[], Awaitable[object]] | None = None,
     ) -> Sealed:
         """Save the partial answer where one ends unfinished, then seal. Raises Fenced, NotFound, Gone.
 
-        `patient`: wait for a store that is away, as the owner does; else StoreUnavailable is raised.
+        `patient`: wait for a store that is away, as the owner does; else StoreUnavailable is raised. `restore`: done
+        when it is back, before the seal is tried again: it may have lost what it had accepted.
         """
         step = until_available if patient else _once
         job = await step(lambda: self._store.get(*key))
@@ -64,7 +66,16 @@ class Settler:
                 _log.error("%s: the partial answer was not saved", key)
         kind, data = terminal(verdict, job, snapshot)
         payload = encode_data(data)
-        sealed = await step(lambda: self._store.seal(key, epoch, kind, payload))
+        tries = 0
+
+        async def seal() -> Sealed:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and restore is not None:
+                await restore()
+            return await self._store.seal(key, epoch, kind, payload)
+
+        sealed = await step(seal)
         self.announce(tail, sealed.job)
         if sealed.won:
             self.totals[sealed.job.status] += 1

@@ -30,8 +30,8 @@ class Follower(Protocol):
         """There may be more. Must not raise."""
         ...
 
-    def rewound(self) -> None:
-        """The log is shorter than it was: the store has lost records. Must not raise."""
+    def rewound(self, to: int) -> None:
+        """What comes after this offset is not what was read: the store has lost records. Must not raise."""
         ...
 
 
@@ -66,6 +66,7 @@ class Tail:
         self._sync: Record | None = None
         self._sync_frames: dict[Encoder, bytes] = {}  # of that very record
         self._repair: asyncio.Task[None] | None = None
+        self._doubt = False  # somebody said something else than is held here
         self._settled = asyncio.Event()
         self.gone: NotFound | Gone | None = None  # the log was deleted before its end was seen here
 
@@ -75,11 +76,15 @@ class Tail:
     # what is decided without I/O
 
     def accept(self, records: Sequence[Record]) -> bool:
-        """Take in records that follow on what is held, and wake the viewers; False when there is a gap before them."""
+        """Take in records that follow on what is held, and wake the viewers; False when there is a gap before them, or
+        they are not what is held."""
         if not records:
             return True
         first, final = records[0].offset, records[-1].offset
         self.last = max(self.last, final)
+        if first <= self.held and not self._agrees(records):
+            self._doubt = True
+            return False
         if final <= self.held:
             return True
         if first > self.held + 1:
@@ -95,6 +100,12 @@ class Tail:
             self._evict()
         self.wake()
         return True
+
+    def _agrees(self, records: Sequence[Record]) -> bool:
+        """Whether records that are held already are the same here, as far as they are at hand."""
+        at = max(records[0].offset, self._first)
+        held = self._records[at - self._first :]
+        return all(known == record for known, record in zip(held, records[at - records[0].offset :], strict=False))
 
     def _evict(self) -> None:
         # A quarter at a time, so that shifting the list is rare; the very last record stays.
@@ -186,41 +197,59 @@ class Tail:
         """Read the store from what is held to the end of the log. Raises StoreUnavailable, NotFound or Gone."""
         while not self.sealed:
             try:
+                if self._doubt:
+                    await self._verify()
                 page = await self.read(self.held)
             except (NotFound, Gone) as error:
                 self.gone = error
                 self.wake()
                 raise
             if page.sealed and page.last_offset <= self.held:
-                await self._rewind(page.last_offset)
-                return
+                self.rewind(page.last_offset - 1)
+                continue
             if not page.records:
                 return
             if not self.accept(page.records):
-                self._restart(page.records)
+                self._begin_at(page.records[0].offset)  # the log was trimmed beyond what is held
+                self.accept(page.records)
             if self.held >= page.last_offset:
                 return
 
-    async def _rewind(self, last: int) -> None:
-        """The store has lost records that had been read here, and the log was sealed without them: as when a replica
-        that lagged behind has become the master. What is shown beyond the end cannot be taken back in silence."""
-        page = await self._store.read(self.key, last - 1, 1)
-        self.last = last
+    async def _verify(self) -> None:
+        """Compare what is held with the store, and go back to where they part."""
+        after = self._first - 1
+        while after < self.held:
+            page = await self.read(after)
+            if not page.records:
+                break
+            for record in page.records:
+                known = self.slice(record.offset - 1, 1)
+                if known and known[0] != record:
+                    self.rewind(record.offset - 1)
+                    return
+            after = page.records[-1].offset
+        self._doubt = False
+
+    def rewind(self, to: int) -> None:
+        """The store has lost what was read here after this offset, and others have written on: as when a replica that
+        lagged behind has become the master. What was shown cannot be taken back in silence."""
+        self.last = to
+        self._doubt = False
         self._fold = Fold()
         self._sync = None
-        self._restart(page.records)
         for viewer in list(self.viewers):
-            viewer.rewound()
+            viewer.rewound(to)
+        self._begin_at(to + 1)
+        self.wake()
 
-    def _restart(self, records: Sequence[Record]) -> None:
-        """The log was trimmed beyond what is held: begin anew where it begins now."""
+    def _begin_at(self, first: int) -> None:
+        """Hold nothing before this offset."""
         self._records.clear()
         self._frames.clear()
         self._joined.clear()
         self._bytes = 0
-        self._first = records[0].offset
-        self.held = self._first - 1
-        self.accept(records)
+        self._first = first
+        self.held = first - 1
 
     def unsync(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         """All viewers left: the next one gets its snapshot as if it were the first."""

@@ -173,10 +173,9 @@ class Viewer:
         if not waiter.done():  # `write` may have closed this viewer
             waiter.set_result(None)
 
-    def rewound(self) -> None:
-        if self.position >= self.tail.held:
+    def rewound(self, to: int) -> None:
+        if self.position > to:
             self._sync, self._sync_reason = True, "rewound"
-        self.changed()
 
     def _flows(self) -> bool:
         """Hand over what is held; False when that is not all there is to do."""

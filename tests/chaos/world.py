@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
-from typing import IO, Any
+from typing import Any
 
 from tests.chaos.report import Fault, Report
 from tests.chaos.settings import Settings
@@ -33,7 +33,6 @@ class Node:
         self._world = world
         self._lives = 0
         self._stack = AsyncExitStack()
-        self._log: IO[str] | None = None
 
     @property
     def process(self) -> str:
@@ -51,8 +50,8 @@ class Node:
         until = time.monotonic() + _START
         while True:
             self._lives += 1
-            self._log = (world.report.folder / f"{self.process}.log").open("w")
-            replica = Replica(f"{url}?timeout=1", self.process, heartbeat=2.0, log=self._log, **world.settings.options)
+            with (world.report.folder / f"{self.process}.log").open("w") as log:  # the process has its own end of it
+                replica = Replica(f"{url}?timeout=1", self.process, heartbeat=2.0, log=log, **world.settings.options)
             try:
                 await replica.ready()
                 break
@@ -73,8 +72,6 @@ class Node:
         if front is not None:
             self._world.report.counts["cut by the network"] += front.cuts
             await front.__aexit__(None, None, None)
-        if self._log is not None:
-            self._log.close()
 
     async def kill(self) -> None:
         """End it as `kill -9` does."""

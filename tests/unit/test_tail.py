@@ -95,6 +95,46 @@ async def test_a_log_trimmed_beyond_what_is_held_begins_anew() -> None:
     assert [record.offset for record in made.slice(50, 3) or ()] == [51, 52, 53]
 
 
+class Told:
+    """A follower that only notes what it is told."""
+
+    def __init__(self) -> None:
+        self.rewinds: list[int] = []
+
+    def changed(self) -> None: ...
+
+    def rewound(self, to: int) -> None:
+        self.rewinds.append(to)
+
+
+async def test_a_log_that_was_written_anew_is_read_from_where_it_parts() -> None:
+    """The store has lost records and holds others in their place: whoever read further than that is told."""
+    made, told = tail(await filled(20), window=100), Told()
+    made.viewers[told] = None
+    other = [Record(n, "text.delta", b'{"part_id":"p","text":"other "}') for n in range(13, 26)]
+    made.accept(records(1, 20))
+    store = await filled(12)
+    await store.append(KEY, 1, other)
+    made._store = store
+    made.hint(Hint(KEY, 19, other[6:7]))
+    while made.held < 25:
+        await asyncio.sleep(0)
+    assert told.rewinds == [12]
+    assert made.slice(12) == other
+    assert (await made.snapshot()).text == "".join(f"{n} " for n in range(1, 13)) + "other " * 13
+
+
+async def test_hints_that_come_twice_raise_no_doubt() -> None:
+    """What is said again as it was is not read again."""
+    made, told = tail(await filled(20), window=6), Told()
+    made.viewers[told] = None
+    assert made.accept(records(1, 20))
+    assert made.accept(records(1, 20))
+    assert made.accept(records(12, 20))
+    assert made._repair is None
+    assert told.rewinds == []
+
+
 async def test_frames_are_encoded_once_for_all_viewers() -> None:
     """And joined once for those at the same place: the very same bytes object."""
     calls: list[int] = []

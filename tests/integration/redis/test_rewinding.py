@@ -97,6 +97,29 @@ async def test_viewers_beyond_the_end_are_told_what_is_left(
     assert ahead.text == state.text == numbers(len(state.text.split()))
 
 
+async def test_a_survivor_writes_anew_what_was_lost_and_viewers_are_told(
+    replicas: Starting, dumped: RedisServer, stream: str
+) -> None:
+    """The owner is dead as well, and its run is gone on with: other records stand where viewers had read some."""
+    one, two = await replicas("a", "b", url=dumped.url, lease=1.0, resumable="script")
+    await one.say(stream, count=400, delay=0.01)
+    ahead = Follower(two, stream)
+    await ahead.reach(20)
+    kept = await lose_fifty(dumped, ahead)
+    one.kill()
+    await rewind(dumped)
+    records = await ahead.end()
+    syncs = [record for record in records if record.type == "sync"]
+    assert [record.data["reason"] for record in syncs] == ["rewound"]
+    assert kept <= syncs[0].offset < kept + 50
+    after = records[records.index(syncs[0]) + 1 :]
+    assert [record.offset for record in after] == list(range(syncs[0].offset + 1, after[-1].offset + 1))
+    assert (after[-1].type, ahead.text) == ("completed", numbers(400))
+    left = await Follower(two, stream).end()
+    check_exact(left, 400)
+    assert left[-len(after) :] == after
+
+
 async def test_an_end_that_was_lost_is_no_ghost(replicas: Starting, dumped: RedisServer, stream: str) -> None:
     """Completed, and the store does not know any more: it ends again, as lost, and a new turn can start."""
     one, two = await replicas("a", "b", url=dumped.url, lease=1.0)
