@@ -198,7 +198,7 @@ class Run:
     async def _keep(self) -> None:
         """Save a checkpoint, and trim what it covers of a log beyond its bound."""
         try:
-            offset, state = await self.tail.dump()
+            offset, state = await self.tail.dump(self.job)
             await self._store.save_checkpoint(self.key, self.epoch, Checkpoint(offset, state))
             self._checkpointed = offset
             surplus = self._writer.last - self._options.log_records

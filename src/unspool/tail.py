@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from unspool.content import Fold, Snapshot
 from unspool.errors import Gone, NotFound, StoreUnavailable
 from unspool.events import Record
-from unspool.jobs import GenerationKey
+from unspool.jobs import GenerationKey, Job
+from unspool.lanes import Encoder, Lane, lane_of
+from unspool.projection import P, Projection, Projector, stored
 from unspool.protocols import Hint, JobStore, Page
 from unspool.resume import sync_record
-
-Encoder = Callable[[GenerationKey, Record], bytes]
-"""A dialect's frame for one record; nothing for one that it does not show."""
 
 
 class Follower(Protocol):
@@ -35,9 +36,6 @@ class Follower(Protocol):
         ...
 
 
-PIECE: Final = 256 * 1024
-"""Bytes after which a piece for one write is large enough: what a viewer that does not read can make us hold."""
-
 PAGE: Final = 512
 """Records that one read of the store asks for."""
 
@@ -45,7 +43,10 @@ PAGE: Final = 512
 class Tail:
     """The end of a log. `held` is the offset of the last record in memory, `last` the highest one known to exist."""
 
-    def __init__(self, key: GenerationKey, store: JobStore, *, last: int, window: int, window_bytes: int) -> None:
+    def __init__(
+        self, key: GenerationKey, store: JobStore, *, last: int, window: int, window_bytes: int,
+        projections: Collection[type[Projection]] = (),
+    ) -> None:  # fmt: skip
         self.key = key
         self.last = last
         self.held = last
@@ -60,8 +61,9 @@ class Tail:
         self._first = last + 1
         self._records: list[Record] = []
         self._bytes = 0
-        self._frames: dict[Encoder, list[bytes]] = {}
-        self._joined: dict[Encoder, tuple[int, int, bytes, int]] = {}
+        self._lanes: dict[Encoder | type[Projection], Lane] = {}
+        self._projections = projections
+        self._projected: dict[type[Projection], Projection] = {}  # of the records that a checkpoint covers
         self._fold = Fold()
         self._sync: Record | None = None
         self._sync_frames: dict[Encoder, bytes] = {}  # of that very record
@@ -118,9 +120,12 @@ class Tail:
         if self._fold.offset + 1 >= self._first:
             self._advance(self._records[:cut])
         del self._records[:cut]
-        for frames in self._frames.values():
-            del frames[:cut]
         self._first += cut
+        for kind, lane in list(self._lanes.items()):
+            if lane.next >= self._first:
+                lane.drop_before(max(self._first, lane.first))
+            else:  # nobody follows it
+                del self._lanes[kind]
         self._bytes = size
 
     def _advance(self, records: Sequence[Record]) -> None:
@@ -137,22 +142,37 @@ class Tail:
         return self._records[start : start + limit]
 
     def joined(self, encode: Encoder, after: int) -> tuple[bytes, int] | None:
-        """Held frames after this offset in one piece of bounded size, and the offset they reach; None as for `slice`.
-
-        Viewers of one dialect that stand at the same place, which is nearly all of them, get the very same bytes.
-        """
-        cached = self._joined.get(encode)
-        if cached is not None and cached[0] == after and cached[1] == self.held:
-            return cached[2], cached[3]
-        start = after + 1 - self._first
-        if start < 0:
+        """Held frames after this offset in one piece of bounded size, and the offset they reach; None as in `slice`."""
+        lane = self._lanes.get(lane_of(encode)) or self._lane(encode, after)
+        if lane is None or after + 1 < lane.first:
             return None
-        frames = self._frames.setdefault(encode, [])
-        for record in self._records[len(frames) :]:
-            frames.append(b"" if record.internal else encode(self.key, record))
-        data, count = join(frames[start:] if start else frames)
-        self._joined[encode] = (after, self.held, data, after + count)
-        return data, after + count
+        if lane.next <= self.held:
+            lane.extend(self.key, self._records[lane.next - self._first :])
+        return lane.joined(after)
+
+    def _lane(self, encode: Encoder, after: int) -> Lane | None:
+        """A new lane. What depends on what came before can begin only where it is known."""
+        if not isinstance(encode, Projector):
+            lane = Lane(encode, self._first)
+        elif encode.projection.offset == after >= self._first - 1:
+            lane = Lane(Projector(encode.projection.copy()), after + 1)
+        else:
+            return None
+        self._lanes[lane_of(encode)] = lane
+        return lane
+
+    def find(self, projection: type[Projection], position: int) -> int | None:
+        """The offset after which a dialect's own position is this one, where it is at hand; else None."""
+        lane = self._lanes.get(projection)
+        return None if lane is None else lane.find(position)
+
+    def projected(self, projection: type[Projection]) -> Projection | None:
+        """A copy of a dialect's state at the end of what is held, where others follow it here; else None."""
+        lane = self._lanes.get(projection)
+        if lane is None or not isinstance(lane.encode, Projector):
+            return None
+        lane.extend(self.key, self._records[lane.next - self._first :])
+        return lane.encode.projection.copy()
 
     def ended_at(self, offset: int) -> bool:
         """The log is sealed, and nothing comes after this offset."""
@@ -236,6 +256,7 @@ class Tail:
         self.last = to
         self._doubt = False
         self._fold = Fold()
+        self._projected.clear()
         self._sync = None
         for viewer in list(self.viewers):
             viewer.rewound(to)
@@ -245,8 +266,7 @@ class Tail:
     def _begin_at(self, first: int) -> None:
         """Hold nothing before this offset."""
         self._records.clear()
-        self._frames.clear()
-        self._joined.clear()
+        self._lanes.clear()
         self._bytes = 0
         self._first = first
         self.held = first - 1
@@ -299,10 +319,37 @@ class Tail:
         self._fold = Fold.load(checkpoint.state)
         return True
 
-    async def dump(self) -> tuple[int, bytes]:
-        """The fold, serialised, with the offset it covers."""
+    async def dump(self, job: Job) -> tuple[int, bytes]:
+        """The fold, and where every dialect stands then: serialised, with the offset that they cover."""
         await self.snapshot()
-        return self._fold.offset, self._fold.dump()
+        offset, state = self._fold.offset, self._fold.dump()
+        states: dict[str, msgspec.Raw] = {}
+        for kind in self._projections:
+            projection = self._projected.get(kind) or kind.begin(job)
+            if not await self.project(projection, offset):  # somebody else has trimmed it, and left word
+                projection = await self.checkpointed(kind) or projection
+                if not await self.project(projection, offset):
+                    continue
+            self._projected[kind] = projection
+            states[kind.name] = msgspec.Raw(projection.dump())
+        if states:
+            state = b'%b,"dialects":%b}' % (state[:-1], msgspec.json.encode(states))
+        return offset, state
+
+    async def checkpointed(self, kind: type[P]) -> P | None:
+        """Where a dialect stood at the last checkpoint; None where that does not say."""
+        checkpoint = await self._store.checkpoint(self.key)
+        return None if checkpoint is None else stored(checkpoint.state, kind)
+
+    async def project(self, projection: Projection, to: int) -> bool:
+        """Feed it up to this offset; False where that cannot be done, because what comes next was trimmed."""
+        while projection.offset < to:
+            records = self.slice(projection.offset) or (await self.read(projection.offset)).records
+            if not records or records[0].offset > projection.offset + 1:
+                return False
+            for record in records[: to - projection.offset]:
+                projection.feed(record)
+        return True
 
     async def sync(self, reason: str | None = None) -> Record:
         """A `sync` record of the content now. Viewers who join at the same offset share one."""
@@ -324,19 +371,6 @@ class Tail:
         if frame is None:
             frame = self._sync_frames[encode] = encode(self.key, record)
         return frame
-
-
-def join(frames: Sequence[bytes]) -> tuple[bytes, int]:
-    """Frames from the first on in one piece, until it is large enough, and how many they are."""
-    if len(frames) == 1:
-        return frames[0], 1
-    size = count = 0
-    for frame in frames:
-        size += len(frame)
-        count += 1
-        if size >= PIECE:
-            break
-    return b"".join(frames[:count]), count
 
 
 def _consume(task: asyncio.Task[None]) -> None:

@@ -14,7 +14,9 @@ from typing import Final
 
 from unspool.errors import Gone, StoreUnavailable, ViewerReleased
 from unspool.events import Record
-from unspool.tail import Encoder, Tail, join
+from unspool.lanes import PIECE, Encoder, encoded
+from unspool.projection import Projector
+from unspool.tail import Tail
 
 _PAUSE: Final = 0.5
 """Seconds between two looks at a store that is away: a viewer stays, and goes on when it is back."""
@@ -102,7 +104,7 @@ class Viewer:
                     continue
                 held = self.tail.slice(self.position)
                 if held is None:
-                    held = await self._page()
+                    held = await self._page(self.position)
                     if held is None:
                         continue
             except StoreUnavailable:
@@ -126,18 +128,13 @@ class Viewer:
                     if found is not None:
                         return self.tail.sync_frame(encode, found)
                     continue
-                joined = self.tail.joined(encode, self.position)
-                page = await self._page() if joined is None else ()
+                joined = self.tail.joined(encode, self.position) or await self._older(encode)
             except StoreUnavailable:
                 if await self._wait(_PAUSE):
                     continue
                 return b""
             if joined is None:
-                if page is None:
-                    continue
-                frames = [b"" if record.internal else encode(self.tail.key, record) for record in page]
-                data, count = join(frames)
-                joined = data, page[count - 1].offset
+                continue
             data, reached = joined
             if reached > self.position:
                 self.position = reached
@@ -213,12 +210,32 @@ class Viewer:
         self.position = record.offset
         return record
 
-    async def _page(self) -> Sequence[Record] | None:
+    async def _older(self, encode: Encoder) -> tuple[bytes, int] | None:
+        """Frames of records older than what is encoded for all, in a piece of bounded size; None to look anew."""
+        if isinstance(encode, Projector):  # it may have to go through what this viewer got from others' frames
+            after = encode.projection.offset
+            page = self.tail.slice(after) or await self._page(after)
+        else:
+            page = await self._page(self.position)
+        if page is None:
+            return None
+        frames: list[bytes] = []
+        size, reached = 0, self.position
+        for record in page:
+            frame = encoded(encode, self.tail.key, record)
+            if record.offset > reached:
+                frames.append(frame)
+                size, reached = size + len(frame), record.offset
+            if size >= PIECE:
+                break
+        return (b"".join(frames), reached) if reached > self.position else None
+
+    async def _page(self, after: int) -> Sequence[Record] | None:
         """Records older than what the tail holds; None when something changed and must be looked at anew."""
-        page = await self.tail.read(self.position)
+        page = await self.tail.read(after)
         if self.end is not None:
             return None
-        if page.first_offset > self.position + 1:
+        if page.first_offset > after + 1:
             self._sync, self._sync_reason = True, "trimmed"
             return None
         if not page.records:

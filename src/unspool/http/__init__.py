@@ -9,12 +9,15 @@ if find_spec("starlette") is None:  # pragma: no cover
 
 from unspool.http.app import create_app
 from unspool.http.auth import Authenticate, Identity, bearer
+from unspool.http.dialects import DIALECTS
+from unspool.http.door import Answer
 from unspool.http.problem import problem
 from unspool.http.requests import StartRequest
-from unspool.http.routes import Answer, router
+from unspool.http.routes import router
 from unspool.http.stream import EventStream, StreamOptions
 
 __all__ = [
+    "DIALECTS",
     "Answer",
     "Authenticate",
     "EventStream",

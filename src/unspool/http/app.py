@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,12 @@ from starlette.staticfiles import StaticFiles
 
 from unspool.errors import StoreUnavailable
 from unspool.http.auth import Authenticate
+from unspool.http.door import Answer
 from unspool.http.metrics import metrics
 from unspool.http.openapi import document
 from unspool.http.problem import http_problem, problem
 from unspool.http.requests import MAX_BODY
-from unspool.http.routes import Answer, router
+from unspool.http.routes import router
 from unspool.http.stream import DEFAULTS, StreamOptions
 from unspool.manager import GenerationManager
 
@@ -49,6 +50,7 @@ def create_app(
     manager: GenerationManager,
     *,
     run: Answer,
+    dialects: Collection[str] | None = None,
     resumable: str | None = None,
     authenticate: Authenticate | None = None,
     account: str | None = None,
@@ -98,6 +100,7 @@ def create_app(
         *router(
             manager,
             run=run,
+            dialects=dialects,
             resumable=resumable,
             authenticate=authenticate,
             account=account,

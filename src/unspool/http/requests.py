@@ -54,7 +54,11 @@ class AbortBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StartRequest(msgspec.Struct, frozen=True):
-    """What a run is started with. `messages` are plain dicts in the shape of OpenAI's chat API."""
+    """What a run is started with. `messages` are plain dicts in the shape of OpenAI's chat API.
+
+    `dialect`: the protocol that it was asked in. `parameters`: what the request says besides (temperature, tools …), in
+    that protocol's own words.
+    """
 
     stream_id: str
     messages: list[dict[str, Any]]
@@ -62,6 +66,8 @@ class StartRequest(msgspec.Struct, frozen=True):
     user: str | None
     tenant: str | None
     metadata: dict[str, Any]
+    dialect: str = "native"
+    parameters: dict[str, Any] = {}
 
 
 T = TypeVar("T")

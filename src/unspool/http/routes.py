@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Collection
 from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,18 +16,16 @@ from starlette.types import Receive, Scope, Send
 
 from unspool.errors import Gone, InvalidArgument, UnspoolError
 from unspool.http.accounts import account_routes
-from unspool.http.auth import Authenticate, Identity, identify
+from unspool.http.auth import Authenticate
+from unspool.http.dialects import dialect_routes
+from unspool.http.door import Answer, Door, json_response
 from unspool.http.problem import answering, problem
 from unspool.http.requests import MAX_BODY, AbortBody, StartBody, StartRequest, body_of
 from unspool.http.stream import DEFAULTS, EventStream, StreamOptions
 from unspool.jobs import Job, Status, check_id
 from unspool.manager import GenerationManager
 from unspool.outcomes import AlreadySettled, SaveFailed, Stopped, Unknown
-from unspool.producer import Generation
 from unspool.resume import resume_state
-
-Answer = Callable[[Generation, StartRequest], Awaitable[object]]
-"""The application's own run: what a POST starts."""
 
 _OUTCOMES: Final = {Stopped: "stopped", AlreadySettled: "already_settled", SaveFailed: "save_failed"}
 _LISTED: Final = 100
@@ -37,23 +35,29 @@ def router(
     manager: GenerationManager,
     *,
     run: Answer,
+    dialects: Collection[str] | None = None,
     resumable: str | None = None,
     authenticate: Authenticate | None = None,
     account: str | None = None,
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
 ) -> Router:
-    """The native dialect over a manager, to mount or include in a Starlette or FastAPI application.
+    """The routes of the native dialect and of others, to mount or include in a Starlette or FastAPI application.
 
     `run` is what a POST starts. `authenticate` gets each request and answers the user's id, an Identity, or None for
     401; without it every caller is the same nobody: only for a server that nobody else can reach. `stream_options`:
     heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused.
 
+    `dialects`: names of `unspool.http.DIALECTS` (None: all of them); the native one is always there.
+
     `resumable`: a name under which a replica that mounts the same goes on with a run whose process died: `run` is
     called again, with the same request, the content so far in `Generation.snapshot`, and `Generation.attempt` above 1.
     """
-    native = _Native(manager, run, resumable, authenticate, account, stream_options, max_body)
-    return _router_class()(routes=native.routes())
+    door = Door(
+        manager, run, resumable=resumable, authenticate=authenticate, account=account, stream_options=stream_options,
+        max_body=max_body,
+    )  # fmt: skip
+    return _router_class()(routes=[*_Native(door).routes(), *dialect_routes(door, dialects)])
 
 
 def _router_class() -> type[Router]:
@@ -66,35 +70,14 @@ def _router_class() -> type[Router]:
 
 
 class _Native:
-    def __init__(
-        self,
-        manager: GenerationManager,
-        run: Answer,
-        resumable: str | None,
-        authenticate: Authenticate | None,
-        account: str | None,
-        stream_options: StreamOptions,
-        max_body: int,
-    ) -> None:
-        self._manager = manager
-        self._run = run
-        self._resumable = resumable
-        if resumable is not None:
-            manager.register(resumable, self._resume)
-        self._authenticate = authenticate
-        self._account = account
-        self._stream_options = stream_options
-        self._max_body = max_body
-
-    async def identify(self, request: Request) -> Identity:
-        """Who asks, and who pays. Raises Unauthenticated."""
-        found = await identify(self._authenticate, request)
-        return found if found.account is not None else found._replace(account=self._account)
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._manager = door.manager
 
     def routes(self) -> list[Route]:
         one = "/v1/streams/{stream_id:path}"
         ledger = self._manager.billing.ledger
-        money = [] if ledger is None else account_routes(self._manager, ledger, self.identify)
+        money = [] if ledger is None else account_routes(self._manager, ledger, self._door.identify)
         return [
             *money,
             Route("/v1/streams", answering(self.list), methods=["GET"], name="unspool.list"),
@@ -105,8 +88,8 @@ class _Native:
         ]
 
     async def start(self, request: Request) -> Response:
-        identity = await self.identify(request)
-        body = await body_of(request, StartBody, limit=self._max_body)
+        identity = await self._door.identify(request)
+        body = await body_of(request, StartBody, limit=self._door.max_body)
         key = request.headers.get("idempotency-key")
         if key is not None:
             check_id("Idempotency-Key", key)
@@ -120,22 +103,12 @@ class _Native:
             body.metadata or {},
         )
 
-        async def run(generation: Generation) -> object:
-            return await self._run(generation, details)
-
-        named: dict[str, Any] = {}
-        if self._resumable is not None:
-            named = {"args": msgspec.to_builtins(details), "on_owner_lost": "resume"}
-        job = await self._manager.start(
-            stream_id,
-            self._resumable or run,
-            **named,
-            user=identity.user,
-            tenant=identity.tenant,
+        job = await self._door.start(
+            identity,
+            details,
             request_id=key if body.request_id is None else body.request_id,
             expect_generation=body.expect_generation,
             metadata=body.metadata,
-            account=identity.account if self._manager.billing.ledger is not None else None,
         )
         prefix = quote(request.scope["path"].removesuffix(f"/{stream_id}/generations"))
         answer = {
@@ -144,36 +117,33 @@ class _Native:
             "status": job.status,
             "events_url": f"{prefix}/{quote(stream_id, safe='')}/events?generation={job.generation}",
         }
-        return _json(answer, 200 if job.attached else 201)
-
-    async def _resume(self, generation: Generation, args: dict[str, Any]) -> object:
-        return await self._run(generation, msgspec.convert(args, StartRequest))
+        return json_response(answer, 200 if job.attached else 201)
 
     async def follow(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            identity = await self.identify(request)
+            identity = await self._door.identify(request)
         except UnspoolError as error:
             await problem(error)(scope, receive, send)
             return
         stream = EventStream(
             self._manager, request.path_params["stream_id"], request,
-            user=identity.user, tenant=identity.tenant, options=self._stream_options,
+            user=identity.user, tenant=identity.tenant, options=self._door.stream_options,
         )  # fmt: skip
         await stream(scope, receive, send)
 
     async def status(self, request: Request) -> Response:
-        identity = await self.identify(request)
+        identity = await self._door.identify(request)
         generation = _whole(request, "generation")
         stream_id = request.path_params["stream_id"]
         job = await self._manager.job(stream_id, generation=generation, **identity.owner())
         snapshot = await self._manager.snapshot(stream_id, generation=job.generation, **identity.owner())
         state = msgspec.to_builtins(resume_state(job, snapshot))
-        return _json({**_summary(job), **state, "first_offset": job.first_offset})
+        return json_response({**_summary(job), **state, "first_offset": job.first_offset})
 
     async def abort(self, request: Request) -> Response:
-        identity = await self.identify(request)
-        body = await body_of(request, AbortBody, limit=self._max_body, default=AbortBody())
+        identity = await self._door.identify(request)
+        body = await body_of(request, AbortBody, limit=self._door.max_body, default=AbortBody())
         stream_id = request.path_params["stream_id"]
         job = await self._manager.job(stream_id, generation=body.generation, **identity.owner())
         outcome = await self._manager.abort(
@@ -191,10 +161,10 @@ class _Native:
             "usage": [entry for entry in outcome.usage if not entry.get("internal")],
             "final": {"type": outcome.final.type, **outcome.final.data} if outcome.final is not None else None,
         }
-        return _json(answer)
+        return json_response(answer)
 
     async def list(self, request: Request) -> Response:
-        identity = await self.identify(request)
+        identity = await self._door.identify(request)
         asked = request.query_params.get("status")
         if asked is not None and asked not in list(Status):
             raise InvalidArgument(f"status must be one of {', '.join(Status)}, not {asked[:40]!r}", field="status")
@@ -202,7 +172,7 @@ class _Native:
         jobs = await self._manager.jobs(
             status=Status(asked) if asked else None, limit=min(limit, 1000), **identity.owner()
         )
-        return _json({"streams": [_summary(job) for job in jobs]})
+        return json_response({"streams": [_summary(job) for job in jobs]})
 
 
 class _Follow:
@@ -237,7 +207,3 @@ def _whole(request: Request, name: str) -> int | None:
     if not (value.isascii() and value.isdigit() and len(value) < 16 and int(value) > 0):
         raise InvalidArgument(f"{name} must be a whole number from 1, not {value[:40]!r}", field=name)
     return int(value)
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, {"cache-control": "no-store"}, media_type="application/json")

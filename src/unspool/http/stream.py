@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
@@ -21,7 +21,9 @@ from starlette.types import Receive, Scope, Send
 from unspool.errors import BadRequest, InvalidPosition, UnspoolError, ViewerReleased
 from unspool.http.problem import problem
 from unspool.jobs import Job, User
+from unspool.lanes import Encoder
 from unspool.manager import GenerationManager
+from unspool.projecting import Projected
 from unspool.sse import HEADERS, KEEP_ALIVE, native_frame, with_retry
 from unspool.viewer import Viewer
 
@@ -72,6 +74,7 @@ class StreamOptions:
 
 DEFAULTS: Final = StreamOptions()
 _LARGE: Final = 32 * 1024
+_NONE: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +155,7 @@ class EventStream(Response):
             viewer.close()
             await Response(headers=dict(self.headers))(scope, receive, send)
             return
-        link: Link | None = scope.get("extensions", {}).get(LINK)
-        await _Pump(viewer, send, self._options, link).run(receive, self.raw_headers)
+        await pump(viewer, native_frame, scope, receive, send, self.raw_headers, self._options)
 
     async def _hold_off(self, scope: Scope, send: Send) -> None:
         """An EventSource gives up for good on any status but 200 (WHATWG HTML, 9.2): whoever resumes while the store is
@@ -188,10 +190,43 @@ def _finished(job: Job, position: Position) -> bool:
     return job.settled and not position.snapshot and position.after == job.last_offset
 
 
+class ProjectedStream(Response):
+    """A response that follows a log through a projection, from where `projecting.attach` has begun."""
+
+    def __init__(
+        self, projected: Projected[Any], *, headers: Mapping[str, str] = _NONE, options: StreamOptions = DEFAULTS
+    ) -> None:
+        super().__init__()
+        self.raw_headers = [*HEADERS, *((name.encode(), value.encode("latin-1")) for name, value in headers.items())]
+        self._projected = projected
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        viewer, encode, first = self._projected
+        await pump(viewer, encode, scope, receive, send, self.raw_headers, self._options, first)
+
+
+async def pump(
+    viewer: Viewer,
+    encode: Encoder,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: list[tuple[bytes, bytes]],
+    options: StreamOptions,
+    first: bytes = b"",
+) -> None:
+    """Answer with a stream: `first`, then the viewer's frames to their end. The viewer is closed, however it ends."""
+    link: Link | None = scope.get("extensions", {}).get(LINK)
+    await _Pump(viewer, encode, first, send, options, link).run(receive, headers)
+
+
 class _Pump:
     """One open stream: from the viewer into the socket, with one timer for heart-beats and readers that do not read."""
 
     __slots__ = (
+        "_encode",
+        "_first",
         "_last_write",
         "_lent",
         "_link",
@@ -204,8 +239,12 @@ class _Pump:
         "_viewer",
     )
 
-    def __init__(self, viewer: Viewer, send: Send, options: StreamOptions, link: Link | None) -> None:
+    def __init__(
+        self, viewer: Viewer, encode: Encoder, first: bytes, send: Send, options: StreamOptions, link: Link | None
+    ) -> None:
         self._viewer = viewer
+        self._encode = encode
+        self._first = first
         self._send = send
         self._options = options
         self._link = self._lent = link  # to cut the connection with; to write to it
@@ -236,20 +275,20 @@ class _Pump:
 
     async def _pump(self) -> bool:
         """True after the terminal record, or when the client is gone; False when the server lets it go."""
-        viewer = self._viewer
+        viewer, encode = self._viewer, self._encode
         try:
-            frames = await viewer.frames(native_frame)
+            frames = self._first or await viewer.frames(encode)
             while frames == b"":
                 await self._write(KEEP_ALIVE)
-                frames = await viewer.frames(native_frame)
+                frames = await viewer.frames(encode)
             if frames is not None and len(frames) < _LARGE:
                 frames = with_retry(frames, self._options.retry)
             elif frames is not None:  # the line belongs to the same event, which is too large to be copied for it
                 await self._write(with_retry(b"", self._options.retry))
             while frames is not None:
                 await self._write(frames or KEEP_ALIVE)
-                poked = self._lent is not None and not await viewer.flow(native_frame, self._write_live)
-                frames = b"" if poked else await viewer.frames(native_frame)
+                poked = self._lent is not None and not await viewer.flow(encode, self._write_live)
+                frames = b"" if poked else await viewer.frames(encode)
         except ViewerReleased:
             return False
         except UnspoolError as error:
