@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -43,24 +45,30 @@ class Faults:
 
 
 class Proxy:
-    """Listens on a free port of this machine while it is entered. `connections` and `cuts` are counted so far.
+    """Listens on a free port of this machine while it is entered. `connections` and `cuts` are counted so far; of
+    several upstream ports each connection goes to the next one.
 
     Set `refusing` to turn new connections away; `cut_all` cuts those that are open. `silence` swallows nothing and cuts
     nothing, but lets no byte through in either direction until `speak`: what a cable looks like that was pulled.
     """
 
-    def __init__(self, upstream_port: int, faults: Faults | None = None) -> None:
+    def __init__(self, upstream_port: int | Sequence[int], faults: Faults | None = None) -> None:
         self.port = 0
         self.connections = 0
         self.cuts = 0
         self.refusing = False
-        self._upstream_port = upstream_port
+        self._upstreams = itertools.cycle([upstream_port] if isinstance(upstream_port, int) else upstream_port)
         self._faults = faults or Faults()
         self._random = Random(self._faults.seed)
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self._passing = asyncio.Event()
         self._passing.set()
+
+    @property
+    def open(self) -> int:
+        """How many connections there are now."""
+        return len(self._open)
 
     @property
     def url(self) -> str:
@@ -115,7 +123,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, upstream = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+            there, upstream = await asyncio.open_connection("127.0.0.1", next(self._upstreams))
         except OSError:
             _reset(writer)
             return
