@@ -53,7 +53,7 @@ class World:
         self.proxy = Proxy(0)
         self.cuts = cuts
         self.held = asyncio.Event()
-        """Clear it to hold runs up after their first pieces; set, as it is at the beginning, they go on to their end."""
+        """Clear it to hold runs up in the middle; set, as it is at the beginning, they go on to their end."""
         self.held.set()
         self._delay = delay
         self._least = least
