@@ -174,9 +174,9 @@ class _LateViewer(Viewer):
 class _ForgetfulViewer(Viewer):
     __slots__ = ()
 
-    async def _page(self) -> Sequence[Record] | None:
-        page = await self.tail.read(self.position)
-        if page.first_offset > self.position + 1:
+    async def _page(self, after: int) -> Sequence[Record] | None:
+        page = await self.tail.read(after)
+        if page.first_offset > after + 1:
             self.position = page.first_offset - 1
         return page.records or None
 
