@@ -21,13 +21,13 @@ PIECE: Final = 256 * 1024
 class Lane:
     """Frames for records from `first` on. `encode` is called for one record after the other."""
 
-    __slots__ = ("_cached", "_counts", "encode", "first", "frames")
+    __slots__ = ("_counts", "encode", "first", "frames", "latest")
 
     def __init__(self, encode: Encoder, first: int) -> None:
         self.encode = encode
         self.first = first
         self.frames: list[bytes] = []
-        self._cached: tuple[int, int, bytes, int] | None = None
+        self.latest: tuple[int, int, tuple[bytes, int]] = (-1, -1, (b"", -1))  # what was joined last: after, up to
         self._counts: list[int] | None = [encode.projection.count] if isinstance(encode, Projector) else None
 
     @property
@@ -53,15 +53,13 @@ class Lane:
     def joined(self, after: int) -> tuple[bytes, int]:
         """Frames after this offset in one piece of bounded size, and the offset that they reach.
 
-        Those who stand at the same place, which is nearly all of them, get the very same bytes.
+        It is kept: those who stand at the same place get the very same bytes.
         """
-        cached = self._cached
-        if cached is not None and cached[0] == after and cached[1] == self.next:
-            return cached[2], cached[3]
         start = after + 1 - self.first
         data, count = join(self.frames[start:] if start else self.frames)
-        self._cached = (after, self.next, data, after + count)
-        return data, after + count
+        joined = data, after + count
+        self.latest = (after, self.next - 1, joined)
+        return joined
 
     def find(self, position: int) -> int | None:
         """The offset after which the dialect's own position is this one; None where that is not known here."""

@@ -143,9 +143,12 @@ class Tail:
 
     def joined(self, encode: Encoder, after: int) -> tuple[bytes, int] | None:
         """Held frames after this offset in one piece of bounded size, and the offset they reach; None as in `slice`."""
-        lane = self._lanes.get(lane_of(encode)) or self._lane(encode, after)
+        lane = self._lanes.get(encode) or self._lanes.get(lane_of(encode)) or self._lane(encode, after)
         if lane is None or after + 1 < lane.first:
             return None
+        latest = lane.latest
+        if latest[0] == after and latest[1] == self.held:  # nearly all viewers stand at the same place
+            return latest[2]
         if lane.next <= self.held:
             lane.extend(self.key, self._records[lane.next - self._first :])
         return lane.joined(after)
