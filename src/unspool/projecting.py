@@ -46,14 +46,18 @@ async def attach_at(replica: Replica, job: Job, projection: P) -> Projected[P]:
     return Projected(replica.attach(tail, job, projection.offset, snapshot=False), Projector(projection), b"")
 
 
-async def project(replica: Replica, job: Job, kind: type[P]) -> P:
-    """Where a dialect stands after the log's last record. Raises NotFound, Gone, StoreUnavailable."""
+async def project(replica: Replica, job: Job, kind: type[P], *, terminal: bool = True) -> P:
+    """Where a dialect stands after the log's last record, or (`terminal` False) before the terminal one.
+
+    Raises NotFound, Gone, StoreUnavailable.
+    """
     tail = await replica.tail(job.key, job)
+    last = job.last_offset - (job.settled and not terminal)
     shared = tail.projected(kind)
-    if isinstance(shared, kind) and shared.offset >= job.last_offset:
+    if isinstance(shared, kind) and shared.offset >= last and (terminal or not tail.sealed):
         return shared
     projection = await _base(tail, job, kind, None)
-    if not await tail.project(projection, job.last_offset):
+    if not await tail.project(projection, last):
         raise Gone("what was trimmed is in no checkpoint of this dialect", generation=job.generation)
     return projection
 
