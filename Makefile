@@ -17,7 +17,7 @@ MINUTES ?=
 BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types simulate chaos fuzz bench bench-compare docs constraints clean
+.PHONY: help demo test lint format types simulate chaos fuzz bench bench-compare instructions docs constraints clean
 
 help: ## List the targets
 	@echo "make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -62,6 +62,9 @@ bench: $(VENV)/.bench build/bench-load ## Figures, as ratios measured in one run
 bench-compare: $(VENV)/.bench build/bench-load ## What has changed since another run (BASE=base.json)
 	@$(PY) -m bench compare $(or $(BASE),$(error BASE=file: what make bench ARGS='--json file' wrote)) $(ARGS)
 
+instructions: $(VENV)/.dev ## What the hot loops cost in bytecodes and, with valgrind, in machine instructions
+	@$(PY) -m bench.instructions $(ARGS)
+
 docs: $(VENV)/.docs ## The documentation site, in site/
 	@echo "==> Building the documentation"
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS)
@@ -71,7 +74,7 @@ constraints: ## Resolve the newest versions of everything into constraints.txt
 	@sh scripts/constraints.sh
 
 clean: ## Remove what these targets have made
-	@rm -rf $(VENV) build dist site test-results tests/js/node_modules bench/peers/node_modules .pytest_cache .ruff_cache .hypothesis .cache
+	@rm -rf $(VENV) build dist site test-results tests/js/node_modules tests/interop/js/node_modules bench/peers/node_modules .pytest_cache .ruff_cache .hypothesis .cache
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The stamps: what is installed, and when.

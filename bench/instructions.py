@@ -1,0 +1,188 @@
+"""What the hot loops cost in instructions: a figure that a noisy machine does not change.
+
+`python -m bench.instructions`: bytecodes per event, counted by the interpreter itself, and beside them machine
+instructions under `valgrind --tool=callgrind`, where that is installed: all that the C code does as well.
+
+The bounds are in bytecodes, so that they hold wherever the tests run; they are of CPython 3.11.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final, NamedTuple
+
+from unspool import Generation, GenerationManager
+from unspool.backends.memory import MemoryStore
+from unspool.content import Fold
+from unspool.events import Record
+from unspool.http.dialects.ai_sdk import UIMessageStream
+from unspool.jobs import GenerationKey, Owner
+from unspool.protocols import NewJob
+from unspool.sse import native_frame
+
+EVENTS: Final = 2000
+_KEY: Final = GenerationKey("s", 1)
+
+
+def _records(count: int) -> list[Record]:
+    return [Record(n, "text.delta", b'{"part_id":"%d","text":" token"}' % (n % 2)) for n in range(1, count + 1)]
+
+
+async def _talk(count: int, *, parts: int, viewers: int) -> None:
+    """A run says so many tokens while viewers take frames. Tokens of several parts by turns do not merge."""
+
+    async def run(gen: Generation) -> None:
+        for number in range(count):
+            marks = {"part_id": str(number % parts)} if parts > 1 else {}
+            await gen.text(" token", **marks)
+            if number % 8 == 7:
+                await asyncio.sleep(0)
+
+    async with GenerationManager() as manager:
+        await manager.start("s", run)
+
+        async def view() -> None:
+            async with await manager.view("s") as viewer:
+                while await viewer.frames(native_frame) is not None:
+                    await viewer.flow(native_frame, lambda _: True)
+
+        await asyncio.gather(*(view() for _ in range(viewers)))
+
+
+def emit(count: int) -> None:
+    """From `Generation.text` through writer, log and tail to one viewer that takes frames."""
+    asyncio.run(_talk(count, parts=2, viewers=1))
+
+
+def fan(count: int) -> None:
+    """The same with ten viewers more: what a viewer costs is a tenth of the difference."""
+    asyncio.run(_talk(count, parts=2, viewers=11))
+
+
+def merge(count: int) -> None:
+    """Deltas of one part, which merge before they get an offset: what a token costs to whom it is handed over."""
+    asyncio.run(_talk(count, parts=1, viewers=0))
+
+
+def append(count: int) -> None:
+    """Groups of eight into the memory store."""
+
+    async def fill() -> None:
+        store = MemoryStore()
+        await store.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=60.0))
+        records = _records(count)
+        for at in range(0, count, 8):
+            await store.append(_KEY, 1, records[at : at + 8])
+
+    asyncio.run(fill())
+
+
+def fold(count: int) -> None:
+    """Records into content."""
+    state = Fold()
+    state.apply_all(_records(count))
+    state.snapshot()
+
+
+def frame(count: int) -> None:
+    """Records into frames of the native dialect."""
+    for record in _records(count):
+        native_frame(_KEY, record)
+
+
+def project(count: int) -> None:
+    """Records into frames of a dialect that numbers its own."""
+    told = UIMessageStream(stream_id="s", generation=1, created_at=0.0)
+    for record in _records(count):
+        told.feed(record)
+
+
+class Loop(NamedTuple):
+    """`bound`: bytecodes per event that it may take."""
+
+    run: Callable[[int], None]
+    bound: float
+
+
+LOOPS: Final = {
+    "emit": Loop(emit, 835),
+    "fan": Loop(fan, 995),
+    "merge": Loop(merge, 375),
+    "append": Loop(append, 31),
+    "fold": Loop(fold, 132),
+    "frame": Loop(frame, 40),
+    "project": Loop(project, 272),
+}
+
+
+def bytecodes(run: Callable[[int], None], count: int = EVENTS) -> float:
+    """Bytecodes per event, without what the loop costs before its first."""
+    run(8)  # imports, caches
+    return (_traced(run, count) - _traced(run, 8)) / (count - 8)
+
+
+def _traced(run: Callable[[int], None], count: int) -> int:
+    total = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal total
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            total += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run(count)
+    finally:
+        sys.settrace(before)
+    return total
+
+
+def instructions(name: str) -> float | None:
+    """Machine instructions per event under callgrind; None where there is no valgrind."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        return None
+    _, few, many = (_collected(valgrind, name, count) for count in (8, 8, EVENTS))  # the first may compile modules
+    return (many - few) / (EVENTS - 8)
+
+
+def _collected(valgrind: str, name: str, count: int) -> int:
+    command = [
+        valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-m", "bench.instructions",
+        "--run", name, "--events", str(count),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "0"})
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
+    parser.add_argument("--run", choices=LOOPS, help="only run this loop, for whoever counts from outside")
+    parser.add_argument("--events", type=int, default=EVENTS)
+    parser.add_argument("--no-valgrind", action="store_true", help="bytecodes alone, which takes seconds")
+    given = parser.parse_args()
+    if given.run:
+        LOOPS[given.run].run(given.events)
+        return
+    print(f"{'loop':<8}{'bytecodes':>12}{'bound':>8}{'instructions':>15}   per event")
+    for name, loop in LOOPS.items():
+        machine = None if given.no_valgrind else instructions(name)
+        shown = "-" if machine is None else f"{machine:,.0f}"
+        print(f"{name:<8}{bytecodes(loop.run):>12,.0f}{loop.bound:>8,.0f}{shown:>15}")
+
+
+if __name__ == "__main__":
+    main()
