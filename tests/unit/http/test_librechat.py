@@ -1,4 +1,4 @@
-"""LibreChat's frames: whatever a run emits, a client that joins anywhere with a sync has what one has that saw it all."""
+"""LibreChat's frames: a client that joins anywhere, with a sync, has in the end what one has that saw it all."""
 
 from __future__ import annotations
 
