@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DIALECTS: Final = {
     "ai-sdk": "ai_sdk",
     "librechat": "librechat",
+    "langgraph": "langgraph",
 }
 """The dialects beside the native one: their names, and the modules that they are in."""
 

@@ -1,0 +1,152 @@
+"""Responses that last: a run's stream, or the wait for its end; and what happens when their client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from unspool.errors import Fenced, UnspoolError
+from unspool.http.dialects.langgraph.projection import NAME
+from unspool.http.dialects.langgraph.threads import known
+from unspool.http.door import Door
+from unspool.http.stream import LINK, Link, ProjectedStream
+from unspool.jobs import ANYONE, Job, Metadata
+from unspool.viewer import End, Viewer
+
+_log = logging.getLogger("unspool.http")
+
+PATIENCE: Final = 5.0
+"""Seconds in which a client whose connection broke may come back before its leaving stops a run that it asked to be
+stopped then: the clients reconnect after one or two."""
+
+Left = Callable[[], None]
+
+
+class Leaving:
+    """Stops runs whose client went away, where it asked for that and nobody else follows.
+
+    Who comes last is the one whose leaving counts, and the job's record says who that was, for all replicas. Of others
+    that follow, this replica sees its own.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def name() -> str:
+        """A follower's name."""
+        return secrets.token_hex(4)
+
+    async def came(self, job: Job) -> str:
+        """A client whose leaving counts came to follow; its name."""
+        follower = self.name()
+        about = msgspec.structs.replace(known(job), follower=follower)
+        extra = {**(job.metadata.extra or {}), NAME: msgspec.to_builtins(about)}
+        if not job.settled:
+            try:
+                await self._door.manager.store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+            except Fenced:
+                _log.info("%s: it ended before it was known who follows it", job.key)
+        return follower
+
+    def left(self, job: Job, follower: str) -> None:
+        """That client went away."""
+        task = asyncio.create_task(self._stop(job, follower))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stop(self, job: Job, follower: str) -> None:
+        await asyncio.sleep(PATIENCE)
+        manager = self._door.manager
+        if manager.closing:
+            return
+        try:
+            job = await manager.job(job.stream_id, user=ANYONE, generation=job.generation)
+            tail = manager.replica.tails.get(job.key)
+            if job.settled or known(job).follower != follower or (tail is not None and tail.viewers):
+                return
+            await manager.abort(job.stream_id, user=ANYONE, generation=job.generation, reason="the client went away")
+        except UnspoolError as error:
+            _log.warning("%s: its client went away, and it could not be stopped: %s", job.key, error)
+
+
+class Watched(Response):
+    """A stream that tells when its client goes away before the end."""
+
+    def __init__(self, stream: ProjectedStream, viewer: Viewer, left: Left) -> None:
+        super().__init__()
+        self._stream = stream
+        self._viewer = viewer
+        self._left = left
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._stream(scope, receive, send)
+        finally:
+            if self._viewer.end is End.CLOSED:
+                self._left()
+
+
+class Waiting(Response):
+    """JSON that comes at the end of a run. The head leaves at once, so that a client which is cut off knows where to
+    ask again; line feeds keep the connection alive."""
+
+    def __init__(
+        self, viewer: Viewer, answer: Callable[[], Awaitable[Any]], left: Left | None, *, headers: Mapping[str, str],
+        heartbeat: float,
+    ) -> None:  # fmt: skip
+        super().__init__(media_type="application/json", headers={"cache-control": "no-store", **headers})
+        del self.headers["content-length"]
+        self._viewer = viewer
+        self._answer = answer
+        self._left = left
+        self._heartbeat = heartbeat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        link: Link | None = scope.get("extensions", {}).get(LINK)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+        watcher = asyncio.create_task(self._watch(receive))
+        try:
+            if await self._end(send):
+                body = msgspec.json.encode(await self._answer())
+                await send({"type": "http.response.body", "body": body, "more_body": False})
+        except UnspoolError as error:
+            # Whatever went away, it is not the run's answer: the connection is cut, and the client asks again.
+            _log.warning("%r is cut off: %s", self._viewer, error)
+            if link is not None:
+                link.close()
+        finally:
+            self._viewer.close()
+            watcher.cancel()
+
+    async def _end(self, send: Send) -> bool:
+        """Wait for the end; False when the client went away."""
+        beat = asyncio.create_task(self._beat())
+        try:
+            while (records := await self._viewer.records()) is not None:
+                if not records:
+                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+        finally:
+            beat.cancel()
+            if self._viewer.end is End.CLOSED and self._left is not None:
+                self._left()
+        return self._viewer.end is End.FINISHED
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            self._viewer.poke()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._viewer.close()

@@ -1,0 +1,365 @@
+"""The routes of runs: start, follow, wait, stop, list."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar, Final, Literal, cast
+from urllib.parse import quote, urlencode
+
+import msgspec
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from unspool import projecting
+from unspool.errors import BadRequest, Fault, GenerationConflict, Gone, InvalidArgument, NotFound, UnspoolError
+from unspool.http.auth import Identity
+from unspool.http.dialects.langgraph.messages import merged, received, to_chat
+from unspool.http.dialects.langgraph.projection import (
+    AGENT,
+    CUSTOM,
+    NAME,
+    TUPLES,
+    UPDATES,
+    VALUES,
+    WHOLE,
+    kind_of,
+    run_id,
+)
+from unspool.http.dialects.langgraph.responses import Leaving, Waiting, Watched
+from unspool.http.dialects.langgraph.threads import (
+    RUN,
+    Head,
+    Known,
+    Threads,
+    described_run,
+    known,
+    now,
+    number_of,
+    run_status,
+)
+from unspool.http.door import Door, json_response
+from unspool.http.requests import StartRequest
+from unspool.http.stream import ProjectedStream
+from unspool.jobs import Job, check_id
+
+Json = dict[str, Any]
+
+_ALL: Final = (VALUES, TUPLES, UPDATES, CUSTOM)
+"""What a client gets of a run that was started without modes."""
+_MODES: Final = frozenset({*_ALL, WHOLE, "events", "debug", "tasks", "checkpoints", "tools", "lifecycle"})
+
+
+class Busy(UnspoolError):
+    """The thread is busy with another run, and this one may not take its place."""
+
+    code, status = "thread_busy", 422
+    fault: ClassVar[Fault] = "caller"
+
+
+class RunBody(msgspec.Struct, kw_only=True):
+    """What the SDKs post. What is not named here is taken, and means nothing to this server."""
+
+    assistant_id: str = AGENT
+    input: Any = None
+    command: Json | None = None
+    metadata: Json | None = None
+    config: Json | None = None
+    context: Any = None
+    checkpoint: Json | None = None
+    checkpoint_id: str | None = None
+    stream_mode: str | list[str] | None = None
+    multitask_strategy: Literal["reject", "interrupt", "rollback", "enqueue"] | None = None
+    on_disconnect: Literal["cancel", "continue"] | None = None
+    if_not_exists: Literal["create", "reject"] | None = None
+
+
+class Runs:
+    """Handlers, and what they share."""
+
+    def __init__(self, door: Door, threads: Threads) -> None:
+        self._door = door
+        self._threads = threads
+        self._leaving = Leaving(door)
+
+    # starting
+
+    async def stream(self, request: Request) -> Response:
+        """Start, and follow."""
+        _, job, body = await self._start(request, [VALUES])
+        if body.on_disconnect != "cancel":
+            return await self._follow(job, [], 0, None)
+        return await self._follow(job, [], 0, known(job).follower or await self._leaving.came(job))
+
+    async def create(self, request: Request) -> Response:
+        """Start, and say what it is."""
+        _, job, _ = await self._start(request, [])
+        return json_response(described_run(job), headers={"content-location": _path(job)})
+
+    async def wait(self, request: Request) -> Response:
+        """Start, and wait for the end."""
+        identity, job, body = await self._start(request, [])
+        return await self._wait(identity, job, body.on_disconnect == "cancel")
+
+    async def _start(self, request: Request, modes: list[str]) -> tuple[Identity, Job, RunBody]:
+        identity = await self._door.identify(request)
+        body: RunBody = await self._door.body(request, RunBody)
+        key = request.headers.get("idempotency-key")
+        if key is not None:
+            check_id("Idempotency-Key", key)
+        thread_id: str | None = request.path_params.get("thread_id")
+        if thread_id is None:
+            thread_id, body.if_not_exists = _own_thread(identity, key), "create"
+        asked = _modes([body.stream_mode] if isinstance(body.stream_mode, str) else body.stream_mode or modes)
+        return identity, await self._begin(identity, thread_id, body, asked, key), body
+
+    async def _begin(self, identity: Identity, thread_id: str, body: RunBody, modes: list[str], key: str | None) -> Job:
+        """Start as soon as the thread may be had. Whoever comes in between is seen, and the thread looked at anew."""
+        while True:
+            head = await self._threads.head(identity, thread_id)
+            if head.job is None and body.if_not_exists != "create":
+                raise NotFound(f"there is no thread {thread_id!r}; create it, or start with if_not_exists: create")
+            if head.job is not None and not head.job.settled:
+                attached = await self._attached(identity, thread_id, key)
+                if attached is not None:
+                    return attached
+                await self._make_way(identity, head.job, body.multitask_strategy or "enqueue")
+                continue
+            details, messages, about = await self._prepared(identity, thread_id, body, head)
+            about.modes = modes
+            try:
+                return await self._door.start(
+                    identity, details, request_id=key, expect_generation=head.used, metadata=about.fields(),
+                    request={NAME: {"messages": messages}},
+                )  # fmt: skip
+            except GenerationConflict:
+                continue
+
+    async def _attached(self, identity: Identity, thread_id: str, key: str | None) -> Job | None:
+        """The run that was started under this key, if there was one."""
+        if key is None:
+            return None
+        nothing = StartRequest(thread_id, [], None, None, None, {})
+        try:  # a thread that is busy has had a generation, so this can only attach
+            return await self._door.start(identity, nothing, request_id=key, expect_generation=0)
+        except GenerationConflict:
+            return None
+
+    async def _make_way(self, identity: Identity, job: Job, strategy: str) -> None:
+        """Come to the end of what runs on the thread, in the way that was asked for. Raises Busy."""
+        if known(job).kind != RUN or strategy == "enqueue":
+            try:
+                await self._threads.settled(identity, job)
+            except (NotFound, Gone):  # it was rolled back
+                return
+        elif strategy == "reject":
+            raise Busy(f"thread {job.stream_id!r} is busy with run {run_id(*job.key)}")
+        else:
+            await self._stop(identity, job, strategy)
+
+    async def _stop(self, identity: Identity, job: Job, action: str) -> None:
+        await self._door.stop(identity, job.stream_id, job.generation)
+        if action == "rollback":
+            await self._door.manager.delete(job.stream_id, generation=job.generation, **identity.owner())
+
+    async def _prepared(
+        self, identity: Identity, thread_id: str, body: RunBody, head: Head
+    ) -> tuple[StartRequest, list[Json], Known]:
+        """What the run is started with, the thread's messages with those that came, and what is kept beside them."""
+        given, rest = _input(body)
+        asked = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
+        base = None if head.job is None else 2 * head.job.generation + 1
+        if asked is not None:
+            base = number_of("checkpoint", thread_id, str(asked))
+        before = [] if base is None else await self._threads.messages_at(identity, thread_id, base)
+        messages = merged(before, received(given, lambda: str(uuid.uuid4())))
+        if not messages:
+            raise InvalidArgument("input.messages must hold at least one message", field="input.messages")
+        last = Known() if head.job is None else known(head.job)
+        about = Known(
+            thread=last.thread, since=last.since or now(), base=base, assistant=body.assistant_id,
+            metadata=body.metadata or {}, strategy=body.multitask_strategy or "enqueue",
+            follower=self._leaving.name() if body.on_disconnect == "cancel" else None,
+        )  # fmt: skip
+        parameters = {"assistant_id": body.assistant_id, "config": body.config, "context": body.context, "input": rest}
+        chosen = _model(body)
+        details = StartRequest(
+            thread_id, to_chat(messages), chosen, None, None, body.metadata or {}, NAME,
+            {name: value for name, value in parameters.items() if value},
+        )  # fmt: skip
+        return details, messages, about
+
+    # following
+
+    async def join_stream(self, request: Request) -> Response:
+        """Follow a run, from after `Last-Event-ID`; without one, from its beginning."""
+        identity = await self._door.identify(request)
+        job = await self._run(identity, request)
+        query = request.query_params
+        cancels = _flag(query, "cancel_on_disconnect")
+        follower = await self._leaving.came(job) if cancels else None
+        return await self._follow(job, asked_modes(query), position_of(request), follower)
+
+    async def _follow(self, job: Job, modes: list[str], position: int, follower: str | None) -> Response:
+        started = known(job).modes
+        kind = kind_of(modes or started or _ALL)
+        projected = await projecting.attach(self._door.manager.replica, job, kind, position)
+        query = [("stream_mode", mode) for mode in modes if sorted(modes) != sorted(started)]
+        if follower is not None:
+            query.append(("cancel_on_disconnect", "1"))
+        # A client that is cut off comes back here, and says no more than the last id that it has.
+        location = f"{_path(job)}/stream" + (f"?{urlencode(query)}" if query else "")
+        stream = ProjectedStream(
+            projected, headers={"location": location, "content-location": _path(job)}, options=self._door.stream_options
+        )
+        if follower is None:
+            return stream
+        return Watched(stream, projected.viewer, self._left(job, follower))
+
+    async def join(self, request: Request) -> Response:
+        """Wait for a run's end."""
+        identity = await self._door.identify(request)
+        job = await self._run(identity, request)
+        return await self._wait(identity, job, _flag(request.query_params, "cancel_on_disconnect"))
+
+    async def _wait(self, identity: Identity, job: Job, cancels: bool) -> Response:
+        viewer = await self._door.manager.view(
+            job.stream_id, generation=job.generation, after=job.last_offset, **identity.owner()
+        )
+
+        async def answer() -> Json:
+            run = await self._threads.projected(await self._door.job(identity, job.stream_id, job.generation))
+            return {"__error__": run.error} if run.error is not None else {"messages": run.state}
+
+        follower = (known(job).follower or await self._leaving.came(job)) if cancels else None
+        headers = {"location": f"{_path(job)}/join", "content-location": _path(job)}
+        left = None if follower is None else self._left(job, follower)
+        return Waiting(viewer, answer, left, headers=headers, heartbeat=self._door.stream_options.heartbeat)
+
+    def _left(self, job: Job, follower: str) -> Callable[[], None]:
+        return lambda: self._leaving.left(job, follower)
+
+    # asking and stopping
+
+    async def get(self, request: Request) -> Response:
+        identity = await self._door.identify(request)
+        return json_response(described_run(await self._run(identity, request)))
+
+    async def list(self, request: Request) -> Response:
+        """A thread's runs, newest first."""
+        identity = await self._door.identify(request)
+        query = request.query_params
+        head = await self._threads.found(identity, request.path_params["thread_id"])
+        limit, offset, status = whole(query, "limit", 10), whole(query, "offset", 0), query.get("status")
+        found: list[Json] = []
+        async with aclosing(self._threads.kept(identity, head.stream_id, head.generation)) as jobs:
+            async for job in jobs:
+                if known(job).kind == RUN and status in (None, run_status(job)):
+                    found.append(described_run(job))
+                if len(found) >= offset + limit:
+                    break
+        return json_response(found[offset:])
+
+    async def cancel(self, request: Request) -> Response:
+        """Stop a run; answers once it is sealed, whatever `wait` says. A run that has ended stays as it is."""
+        identity = await self._door.identify(request)
+        query = request.query_params
+        action = query.get("action", "interrupt")
+        if action not in ("interrupt", "rollback"):
+            raise InvalidArgument(f"action must be interrupt or rollback, not {action[:40]!r}", field="action")
+        await self._stop(identity, await self._run(identity, request), action)
+        return Response(status_code=204 if _flag(query, "wait") else 202)
+
+    async def delete(self, request: Request) -> Response:
+        identity = await self._door.identify(request)
+        job = await self._run(identity, request)
+        if not job.settled:
+            raise GenerationConflict("the run is not over: cancel it first", generation=job.generation)
+        await self._door.manager.delete(job.stream_id, generation=job.generation, **identity.owner())
+        return Response(status_code=204)
+
+    async def _run(self, identity: Identity, request: Request) -> Job:
+        return await self._threads.run(identity, request.path_params["thread_id"], request.path_params["run_id"])
+
+
+def _path(job: Job) -> str:
+    """Where a run is, from the address that the client was given on."""
+    return f"/threads/{quote(job.stream_id, safe='')}/runs/{run_id(*job.key)}"
+
+
+def _own_thread(identity: Identity, key: str | None) -> str:
+    """The id of a thread for one run; the same for what somebody sends twice under one key."""
+    if key is None:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, repr((identity.tenant, identity.user, key))))
+
+
+def _input(body: RunBody) -> tuple[object, Json | None]:
+    """The messages that came, and what came beside them. Raises InvalidArgument for a command that is not served."""
+    given: Any = body.input
+    if body.command is not None:
+        if set(body.command) - {"update"} or given is not None:
+            raise InvalidArgument(
+                "command may hold an update alone: runs wait for approvals, and do not end at them", field="command"
+            )
+        given = body.command["update"]
+    if not isinstance(given, dict):
+        return given, None
+    fields: Json = dict(given)  # pyright: ignore[reportUnknownArgumentType]
+    return fields.pop("messages", None), fields or None
+
+
+def _model(body: RunBody) -> str | None:
+    configurable: Json = (body.config or {}).get("configurable") or {}
+    context: Any = body.context
+    named: Any = context.get("model") if isinstance(context, dict) else None  # pyright: ignore[reportUnknownMemberType]
+    model = named or configurable.get("model")
+    return model if isinstance(model, str) else None
+
+
+def _modes(given: Sequence[object]) -> list[str]:
+    """Stream modes, each once. Raises InvalidArgument for one that LangGraph does not know."""
+    for mode in given:
+        if mode not in _MODES:
+            raise InvalidArgument(f"stream_mode {str(mode)[:40]!r} is not known", field="stream_mode")
+    return list(dict.fromkeys(str(mode) for mode in given))
+
+
+def asked_modes(query: QueryParams) -> list[str]:
+    """Those of a query: the name repeated, commas between them, or a JSON array."""
+    found: list[object] = []
+    for value in query.getlist("stream_mode"):
+        if value.startswith("["):
+            try:
+                found += msgspec.json.decode(value, type=list[str])
+            except msgspec.DecodeError as error:
+                raise InvalidArgument(f"stream_mode is not a list of names: {error}", field="stream_mode") from error
+        else:
+            found += [name for name in value.split(",") if name]
+    return _modes(found)
+
+
+def position_of(request: Request) -> int:
+    """The number of the first frame that the client does not have. Raises BadRequest."""
+    given = request.headers.get("last-event-id", "")
+    if given in ("", "-1"):
+        return 0
+    if not (given.isascii() and given.isdigit() and len(given) < 16):
+        raise BadRequest(f"Last-Event-ID must be the id of an event, or -1, not {given[:40]!r}", field="Last-Event-ID")
+    return int(given) + 1
+
+
+def whole(query: QueryParams, name: str, default: int) -> int:
+    value = query.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and len(value) < 9):
+        raise InvalidArgument(f"{name} must be a whole number, not {value[:40]!r}", field=name)
+    return int(value)
+
+
+def _flag(query: QueryParams, name: str) -> bool:
+    value = query.get(name, "0").lower()
+    if value not in ("0", "1", "true", "false"):
+        raise InvalidArgument(f"{name} must be 1 or 0, not {value[:40]!r}", field=name)
+    return value in ("1", "true")

@@ -1,0 +1,254 @@
+"""The routes of threads: make, read, change, search and delete them, and their states."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import aclosing
+from typing import Any, Final, Literal, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from unspool.errors import GenerationConflict, InvalidArgument, NotFound
+from unspool.http.auth import Identity
+from unspool.http.dialects.langgraph.messages import merged, received
+from unspool.http.dialects.langgraph.projection import NAME
+from unspool.http.dialects.langgraph.runs import whole
+from unspool.http.dialects.langgraph.threads import (
+    Known,
+    Threads,
+    checkpoint_of,
+    known,
+    matches,
+    now,
+    number_of,
+    thread_status,
+)
+from unspool.http.door import Door, json_response
+from unspool.jobs import Job, Metadata
+
+Json = dict[str, Any]
+
+_SEARCHED: Final = 1000
+"""Generations of a user that a search looks at."""
+
+
+class ThreadBody(msgspec.Struct, kw_only=True):
+    thread_id: str | None = None
+    metadata: Json | None = None
+    if_exists: Literal["raise", "do_nothing"] | None = None
+
+
+class MetadataBody(msgspec.Struct, kw_only=True):
+    metadata: Json | None = None
+
+
+class StateBody(msgspec.Struct, kw_only=True):
+    values: Any = None
+    checkpoint: Json | None = None
+    checkpoint_id: str | None = None
+
+
+class HistoryBody(msgspec.Struct, kw_only=True):
+    limit: int | None = None
+    before: Json | str | None = None
+    checkpoint: Json | None = None
+
+
+class SearchBody(msgspec.Struct, kw_only=True):
+    metadata: Json | None = None
+    ids: list[str] | None = None
+    status: str | None = None
+    limit: int | None = None
+    offset: int | None = None
+    sort_by: str | None = None
+    sort_order: str | None = None
+
+
+class ThreadRoutes:
+    """Handlers."""
+
+    def __init__(self, door: Door, threads: Threads) -> None:
+        self._door = door
+        self._threads = threads
+
+    async def create(self, request: Request) -> Response:
+        identity = await self._door.identify(request)
+        body: ThreadBody = await self._door.body(request, ThreadBody, ThreadBody())
+        thread_id = body.thread_id or str(uuid.uuid4())
+        while True:
+            head = await self._threads.head(identity, thread_id)
+            if head.job is not None:
+                if body.if_exists != "do_nothing":
+                    raise GenerationConflict(f"thread {thread_id!r} exists", generation=head.used)
+                return json_response(await self._threads.described(head.job))
+            about = Known(thread=_given(body.metadata), since=now())
+            try:
+                job = await self._threads.set_state(identity, thread_id, [], about, head.used)
+            except GenerationConflict:
+                continue  # somebody else made it just now
+            return json_response(await self._threads.described(job))
+
+    async def get(self, request: Request) -> Response:
+        return json_response(await self._threads.described(await self._found(request)))
+
+    async def patch(self, request: Request) -> Response:
+        """Change metadata: of what runs in its own record, else in a generation that ends at once."""
+        identity = await self._door.identify(request)
+        body: MetadataBody = await self._door.body(request, MetadataBody)
+        while True:
+            job = await self._threads.found(identity, request.path_params["thread_id"])
+            about = known(job)
+            about.thread = {**about.thread, **_given(body.metadata)}
+            if not job.settled:
+                extra = {**(job.metadata.extra or {}), NAME: msgspec.to_builtins(about)}
+                store = self._door.manager.store
+                job = await store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+                break
+            about.base = 2 * job.generation + 1
+            messages = (await self._threads.projected(job)).state
+            try:
+                job = await self._threads.set_state(identity, job.stream_id, messages, about, job.generation)
+            except GenerationConflict:
+                continue
+            break
+        if "return=minimal" in request.headers.get("prefer", ""):
+            return Response(status_code=204)
+        return json_response(await self._threads.described(job))
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a thread with all its generations; what runs is stopped first."""
+        identity = await self._door.identify(request)
+        job = await self._threads.found(identity, request.path_params["thread_id"])
+        if not job.settled:
+            await self._door.stop(identity, job.stream_id, job.generation)
+        async with aclosing(self._threads.kept(identity, job.stream_id, job.generation)) as jobs:
+            async for kept in jobs:
+                await self._door.manager.delete(kept.stream_id, generation=kept.generation, **identity.owner())
+        return Response(status_code=204)
+
+    async def search(self, request: Request) -> Response:
+        body, found = await self._matching(request)
+        offset, limit = body.offset or 0, 10 if body.limit is None else body.limit
+        return json_response([await self._threads.described(job) for job in found[offset : offset + limit]])
+
+    async def count(self, request: Request) -> Response:
+        return json_response(len((await self._matching(request))[1]))
+
+    async def _matching(self, request: Request) -> tuple[SearchBody, list[Job]]:
+        """The caller's threads that are asked for, each by its last generation; those that changed last first."""
+        identity = await self._door.identify(request)
+        body: SearchBody = await self._door.body(request, SearchBody, SearchBody())
+        latest: dict[str, Job] = {}
+        for job in await self._door.manager.jobs(limit=_SEARCHED, **identity.owner()):
+            if job.stream_id not in latest or latest[job.stream_id].generation < job.generation:
+                latest[job.stream_id] = job
+        found = [
+            job
+            for job in latest.values()
+            if (body.ids is None or job.stream_id in body.ids)
+            and (body.status is None or thread_status(job) == body.status)
+            and matches(known(job).thread, _given(body.metadata))
+        ]
+        ascending = (body.sort_order or "desc").lower() == "asc"
+
+        def order(job: Job) -> float:
+            if body.sort_by == "created_at":
+                return known(job).since or job.created_at
+            return job.settled_at or job.active_at
+
+        return body, sorted(found, key=order, reverse=not ascending)
+
+    # states
+
+    async def state(self, request: Request) -> Response:
+        """The thread as it stands, or at a checkpoint."""
+        identity = await self._door.identify(request)
+        thread_id = request.path_params["thread_id"]
+        job = await self._threads.found(identity, thread_id)
+        given = request.path_params.get("checkpoint_id")
+        if given is None:
+            return json_response((await self._threads.states(job))[0])
+        return json_response(await self._at(identity, thread_id, given))
+
+    async def state_at(self, request: Request) -> Response:
+        """The same, with the checkpoint in the body."""
+        identity = await self._door.identify(request)
+        body: StateBody = await self._door.body(request, StateBody)
+        thread_id = request.path_params["thread_id"]
+        asked = (body.checkpoint or {}).get("checkpoint_id") or body.checkpoint_id
+        if asked is None:
+            job = await self._threads.found(identity, thread_id)
+            return json_response((await self._threads.states(job))[0])
+        return json_response(await self._at(identity, thread_id, str(asked)))
+
+    async def _at(self, identity: Identity, thread_id: str, given: str) -> Json:
+        number = number_of("checkpoint", thread_id, given)
+        job = await self._door.job(identity, thread_id, number // 2)
+        wanted = checkpoint_of(thread_id, number)
+        for state in await self._threads.states(job):
+            if state["checkpoint"] == wanted:
+                return state
+        raise NotFound
+
+    async def update_state(self, request: Request) -> Response:
+        """Change the messages without a run."""
+        identity = await self._door.identify(request)
+        body: StateBody = await self._door.body(request, StateBody)
+        job = await self._threads.found(identity, request.path_params["thread_id"])
+        if not job.settled:
+            raise GenerationConflict("the thread is busy", generation=job.generation)
+        about = known(job)
+        asked = (body.checkpoint or {}).get("checkpoint_id") or body.checkpoint_id
+        about.base = 2 * job.generation + 1
+        if asked is not None:
+            about.base = number_of("checkpoint", job.stream_id, str(asked))
+        values: Any = body.values
+        if isinstance(values, dict):
+            values = cast("Json", values).get("messages")
+        new = received(values, lambda: str(uuid.uuid4()))
+        before = await self._threads.messages_at(identity, job.stream_id, about.base)
+        made = await self._threads.set_state(identity, job.stream_id, merged(before, new), about, job.generation)
+        return json_response({"checkpoint": checkpoint_of(job.stream_id, 2 * made.generation + 1)})
+
+    async def history(self, request: Request) -> Response:
+        """States, newest first: two for each run, one for each change without a run."""
+        identity = await self._door.identify(request)
+        body = HistoryBody()
+        if request.method == "POST":
+            body = await self._door.body(request, HistoryBody, body)
+        job = await self._threads.found(identity, request.path_params["thread_id"])
+        limit = whole(request.query_params, "limit", 10) if body.limit is None else body.limit
+        before = _before(job.stream_id, body.before or request.query_params.get("before"))
+        last = job.generation if before is None else min(before // 2, job.generation)
+        found: list[Json] = []
+        async with aclosing(self._threads.kept(identity, job.stream_id, last)) as jobs:
+            async for kept in jobs:
+                for state in await self._threads.states(kept):
+                    number = state["metadata"]["step"]
+                    if before is None or number < before:
+                        found.append(state)
+                if len(found) >= limit:
+                    break
+        return json_response(found[:limit])
+
+    async def _found(self, request: Request) -> Job:
+        identity = await self._door.identify(request)
+        return await self._threads.found(identity, request.path_params["thread_id"])
+
+
+def _before(thread_id: str, given: Json | str | None) -> int | None:
+    """The checkpoint before which a history is asked for: its id, or an object or configuration that holds it."""
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        configurable: Json = given.get("configurable") or given
+        given = configurable.get("checkpoint_id")
+    if not isinstance(given, str):
+        raise InvalidArgument("before must name a checkpoint_id", field="before")
+    return number_of("checkpoint", thread_id, given)
+
+
+def _given(metadata: Json | None) -> Json:
+    return {name: value for name, value in (metadata or {}).items() if value is not None}

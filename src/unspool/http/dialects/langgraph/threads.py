@@ -1,0 +1,256 @@
+"""Threads: streams as LangGraph sees them. Their numbers, what is kept of them, and the state after each generation.
+
+Every generation's log begins with all messages that the thread had when it began, so the state of a thread is that of
+its last generation, whatever became of those before it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from unspool.errors import Gone, NotFound
+from unspool.http.auth import Identity
+from unspool.http.dialects.langgraph.projection import AGENT, NAME, LangGraphRun, failure, identifier, run_id
+from unspool.http.door import Door
+from unspool.jobs import Job, Status
+from unspool.projection import REQUEST
+
+Json = dict[str, Any]
+
+_MISSES: Final = 32
+"""Generations in a row that may have been deleted before what came earlier counts as gone."""
+
+RUN, STATE = "run", "state"
+
+
+class Known(msgspec.Struct, kw_only=True):
+    """What a job's metadata says of LangGraph's own. `kind`: a run, or a state that was set without one. `thread`: the
+    thread's metadata, and `since` when it was made. `base`: the checkpoint that the generation went on from.
+    `follower`: the last client to come whose leaving stops the run."""
+
+    kind: str = RUN
+    thread: Json = {}
+    since: float = 0.0
+    base: int | None = None
+    assistant: str = AGENT
+    metadata: Json = {}
+    modes: list[str] = []
+    strategy: str = "enqueue"
+    follower: str | None = None
+
+    def fields(self) -> Json:
+        """As metadata of a job."""
+        return {"extra": {NAME: msgspec.to_builtins(self)}}
+
+
+def known(job: Job) -> Known:
+    """What the job says; for a generation of another dialect, as good as nothing."""
+    said = (job.metadata.extra or {}).get(NAME)
+    try:
+        return msgspec.convert(said or {}, Known)
+    except msgspec.ValidationError:
+        return Known()
+
+
+class Head(NamedTuple):
+    """The last generation of a thread that is kept, and the last number that was used."""
+
+    job: Job | None
+    used: int
+
+
+def number_of(kind: str, thread_id: str, given: str) -> int:
+    """The number behind an id that `identifier` has made. Raises NotFound for any other."""
+    try:
+        number = int(given[-12:], 16)
+    except ValueError:
+        raise NotFound from None
+    if number < 0 or identifier(kind, thread_id, number) != given.lower():
+        raise NotFound
+    return number
+
+
+def checkpoint_of(thread_id: str, number: int) -> Json:
+    """A checkpoint: twice the generation for the state that it began with, and one more for that which it left."""
+    made = identifier("checkpoint", thread_id, number)
+    return {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": made, "checkpoint_map": None}
+
+
+class Threads:
+    """What the routes of threads and of runs ask of the store."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+
+    async def head(self, identity: Identity, thread_id: str) -> Head:
+        """The thread as it stands; no job where it is not there, or is another's."""
+        try:
+            job = await self.door.job(identity, thread_id)
+        except NotFound:
+            return Head(None, 0)
+        except Gone as gone:
+            used = int(gone.details.get("generation") or 0)
+            async with aclosing(self.kept(identity, thread_id, used)) as jobs:
+                return Head(await anext(jobs, None), used)
+        return Head(job, job.generation)
+
+    async def found(self, identity: Identity, thread_id: str) -> Job:
+        """The thread's last generation. Raises NotFound."""
+        job = (await self.head(identity, thread_id)).job
+        if job is None:
+            raise NotFound(f"there is no thread {thread_id!r}")
+        return job
+
+    async def kept(self, identity: Identity, thread_id: str, last: int) -> AsyncGenerator[Job, None]:
+        """The thread's generations from this number down."""
+        misses = 0
+        for number in range(last, 0, -1):
+            try:
+                job = await self.door.job(identity, thread_id, number)
+            except (NotFound, Gone):
+                misses += 1
+                if misses > _MISSES:
+                    return
+                continue
+            misses = 0
+            yield job
+
+    async def run(self, identity: Identity, thread_id: str, given: str) -> Job:
+        """The run with this id. Raises NotFound."""
+        number = number_of("run", thread_id, given)
+        try:
+            return await self.door.job(identity, thread_id, number)
+        except Gone as gone:
+            raise NotFound(f"run {given} is no longer kept") from gone
+
+    async def projected(self, job: Job) -> LangGraphRun:
+        """Where a generation stands. Raises NotFound where its log is no longer there."""
+        try:
+            return await self.door.project(job, LangGraphRun)
+        except Gone as gone:
+            raise NotFound(gone.message) from gone
+
+    async def settled(self, identity: Identity, job: Job) -> Job:
+        """Wait for a generation's end."""
+        if not job.settled:
+            following = self.door.manager.follow(
+                job.stream_id, generation=job.generation, after=job.last_offset, **identity.owner()
+            )
+            async with aclosing(following) as records:
+                async for _ in records:
+                    pass
+        return await self.door.job(identity, job.stream_id, job.generation)
+
+    async def set_state(
+        self, identity: Identity, thread_id: str, messages: Sequence[Json], about: Known, expected: int
+    ) -> Job:
+        """A generation that ends at once, and leaves the thread with these messages and this metadata."""
+        about = msgspec.structs.replace(about, kind=STATE, follower=None)
+        async with self.door.manager.open(
+            thread_id, expect_generation=expected, metadata=about.fields(), **identity.owner()
+        ) as generation:
+            await generation.emit(REQUEST, {NAME: {"messages": list(messages)}}, internal=True)
+        return await self.door.job(identity, thread_id, generation.generation)
+
+    async def messages_at(self, identity: Identity, thread_id: str, number: int) -> list[Json]:
+        """The messages at a checkpoint. Raises NotFound."""
+        try:
+            job = await self.door.job(identity, thread_id, number // 2)
+        except Gone as gone:
+            raise NotFound(f"checkpoint {number} is no longer kept") from gone
+        run = await self.projected(job)
+        return run.state if number % 2 else run.messages[: run.inputs]
+
+    async def states(self, job: Job) -> list[Json]:
+        """The states that a generation left, newest first: at its end, and (of a run) where it began."""
+        run, about = await self.projected(job), known(job)
+        began, ended = 2 * job.generation, 2 * job.generation + 1
+        task: Json = {"id": run_id(*job.key), "name": AGENT, "error": None, "interrupts": [], "checkpoint": None}
+        if run.error is not None:
+            task["error"] = msgspec.json.encode(run.error).decode()
+        open_ = not job.settled or run.error is not None
+        end = self._state(job, run.state, ended, began if about.kind == RUN else about.base, [task] if open_ else [])
+        if about.kind != RUN:
+            return [end]
+        return [end, self._state(job, run.messages[: run.inputs], began, about.base, [task])]
+
+    @staticmethod
+    def _state(job: Job, messages: list[Json], number: int, parent: int | None, tasks: list[Json]) -> Json:
+        about = known(job)
+        source = "update" if about.kind == STATE else "loop" if number % 2 else "input"
+        at = job.created_at if number % 2 == 0 else job.settled_at or job.active_at
+        return {
+            "values": {"messages": messages},
+            "next": [task["name"] for task in tasks],
+            "tasks": tasks,
+            "interrupts": [],
+            "metadata": {**about.metadata, "source": source, "step": number, "run_id": run_id(*job.key)},
+            "created_at": moment(at),
+            "checkpoint": checkpoint_of(job.stream_id, number),
+            "parent_checkpoint": None if parent is None else checkpoint_of(job.stream_id, parent),
+        }
+
+    async def described(self, job: Job) -> Json:
+        """A thread, by its last generation."""
+        about = known(job)
+        return {
+            "thread_id": job.stream_id,
+            "created_at": moment(about.since or job.created_at),
+            "updated_at": moment(job.settled_at or job.active_at),
+            "metadata": about.thread,
+            "status": thread_status(job),
+            "config": {},
+            "values": {"messages": (await self.projected(job)).state},
+            "interrupts": {},
+        }
+
+
+def thread_status(job: Job) -> str:
+    if not job.settled:
+        return "busy"
+    return "error" if job.status is Status.ERROR else "idle"
+
+
+def run_status(job: Job) -> str:
+    """In LangGraph's words."""
+    if not job.settled:
+        return "running"
+    if job.status is Status.COMPLETE:
+        return "success"
+    if job.status is Status.ERROR:
+        return "error"
+    ended_by_system = job.terminal is not None and failure(job.terminal.type, job.terminal.data) is not None
+    return "timeout" if ended_by_system else "interrupted"
+
+
+def described_run(job: Job) -> Json:
+    about = known(job)
+    return {
+        "run_id": run_id(*job.key),
+        "thread_id": job.stream_id,
+        "assistant_id": about.assistant,
+        "created_at": moment(job.created_at),
+        "updated_at": moment(job.settled_at or job.active_at),
+        "status": run_status(job),
+        "metadata": about.metadata,
+        "kwargs": {},
+        "multitask_strategy": about.strategy,
+    }
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def now() -> float:
+    return time.time()
+
+
+def matches(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(metadata.get(name) == value for name, value in wanted.items())
