@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -67,7 +67,7 @@ class RunBody(msgspec.Struct, kw_only=True):
     command: Json | None = None
     metadata: Json | None = None
     config: Json | None = None
-    context: Any = None
+    context: Json | None = None
     checkpoint: Json | None = None
     checkpoint_id: str | None = None
     stream_mode: str | list[str] | None = None
@@ -313,9 +313,7 @@ def _input(body: RunBody) -> tuple[object, Json | None]:
 
 def _model(body: RunBody) -> str | None:
     configurable: Json = (body.config or {}).get("configurable") or {}
-    context: Any = body.context
-    named: Any = context.get("model") if isinstance(context, dict) else None  # pyright: ignore[reportUnknownMemberType]
-    model = named or configurable.get("model")
+    model = (body.context or {}).get("model") or configurable.get("model")
     return model if isinstance(model, str) else None
 
 
