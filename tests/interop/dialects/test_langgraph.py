@@ -189,6 +189,19 @@ async def test_stop_join_and_a_busy_thread(serving: Serving, stores: Collection[
             await client.threads.get(thread)
 
 
+async def test_a_wait_that_is_cut(serving: Serving, stores: Collection[str]) -> None:
+    """The answer breaks off in its middle; the head has said where it can be asked for again."""
+    async with (
+        world(serving, stores, cuts=1, carried=(600, 900), dialects=DIALECT) as made,
+        get_client(url=made.url, api_key=None) as client,
+    ):
+        made.cuts = 0  # the run does not wait for it
+        with pytest.warns(UserWarning, match="attempting reconnect to Location: /threads/.*/join"):
+            values: Any = await client.runs.wait(None, "agent", input=INPUT)
+        assert values["messages"][-1]["content"] == made.text
+        assert (made.proxy.cuts, len(made.requests)) == (1, 1)
+
+
 async def _events(parts: AsyncIterator[Any]) -> list[str]:
     return [part.event async for part in parts]
 

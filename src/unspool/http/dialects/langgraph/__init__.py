@@ -11,6 +11,7 @@ thread is forgotten when its last generation is. Each generation's log begins wi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -78,6 +79,7 @@ def routes(door: Door) -> list[BaseRoute]:
         _route("POST", "/assistants/search", assistants.search),
         _route("GET", "/assistants/{assistant_id}", assistants.get),
         _route("GET", "/ok", _ok),
+        _route("GET", "/info", _info),
     ]
 
 
@@ -98,6 +100,11 @@ class _Assistants:
 
 async def _ok(_: Request) -> Response:
     return json_response({"ok": True})
+
+
+async def _info(_: Request) -> Response:
+    """What pages ask to see whether there is a server."""
+    return json_response({"version": version("unspool"), "flags": {"assistants": True, "crons": False}})
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:
