@@ -1,100 +1,19 @@
-"""LangGraph's routes from outside: threads, runs and their strategies, states, and who may see them."""
+"""LangGraph's runs from outside: positions, strategies, Stop, and clients that go away."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.conftest import Serving
+from tests.unit.http.langgraph_server import MODES, Closing, asking, events, served, texts
 from unspool import GenerationManager, Options
-from unspool.http import Identity, StartRequest, create_app
+from unspool.http import StartRequest, create_app
 from unspool.http.dialects.langgraph import responses
 from unspool.producer import Generation
-from unspool.sse import Decoder, Message
-
-OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2)
-MODES = ["messages-tuple", "values", "updates", "custom"]
-
-
-class App:
-    """An application whose run says two words, and waits between them while `go` is clear."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.go.set()
-        self.requests: list[StartRequest] = []
-
-    async def run(self, gen: Generation, request: StartRequest) -> None:
-        self.requests.append(request)
-        asked = str(request.messages[-1]["content"])
-        await gen.text("echo ")
-        await gen.snapshot()
-        await self.go.wait()
-        if asked == "fail":
-            raise ValueError("a secret")
-        await gen.text(asked)
-
-
-class Server:
-    def __init__(self, app: App, client: httpx2.AsyncClient, manager: GenerationManager) -> None:
-        self.app = app
-        self.client = client
-        self.manager = manager
-
-    async def thread(self, **body: Any) -> str:
-        answer = await self.client.post("/threads", json=body)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["thread_id"]
-
-    async def start(self, thread: str, text: str = "one", status: int = 200, **body: Any) -> dict[str, Any]:
-        answer = await self.client.post(f"/threads/{thread}/runs", json={**asking(text), **body})
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    async def ask(self, thread: str, text: str, **body: Any) -> list[str]:
-        """The texts that the thread has after a run."""
-        answer = await self.client.post(f"/threads/{thread}/runs/wait", json={**asking(text), **body})
-        assert answer.status_code == 200, answer.text
-        return texts(answer.json())
-
-    async def status(self, run: dict[str, Any]) -> str:
-        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}"
-        await self.client.get(f"{path}/join")
-        return (await self.client.get(path)).json()["status"]
-
-    async def history(self, thread: str) -> list[dict[str, Any]]:
-        return (await self.client.post(f"/threads/{thread}/history", json={"limit": 50})).json()
-
-
-def asking(text: str) -> dict[str, Any]:
-    return {"assistant_id": "agent", "input": {"messages": [{"role": "user", "content": text}]}}
-
-
-def texts(values: dict[str, Any]) -> list[str]:
-    return [message["content"] for message in values["messages"]]
-
-
-@asynccontextmanager
-async def served(serving: Serving, **kwargs: Any) -> AsyncGenerator[Server]:
-    app, manager = App(), GenerationManager(options=kwargs.pop("options", OPTIONS))
-    async with serving(create_app(manager, run=app.run, dialects=["langgraph"], **kwargs)) as client:
-        yield Server(app, client, manager)
-
-
-async def events(client: httpx2.AsyncClient, method: str, url: str, **kwargs: Any) -> list[Message]:
-    decoder = Decoder()
-    messages: list[Message] = []
-    async with client.stream(method, url, **kwargs) as response:
-        assert response.status_code == 200, await response.aread()
-        async for chunk in response.aiter_raw():
-            messages += decoder.feed(chunk)
-    return messages
 
 
 async def test_a_run_from_its_start_to_its_end(serving: Serving) -> None:
@@ -272,106 +191,6 @@ async def test_a_request_that_is_sent_twice_is_one_run(serving: Serving) -> None
         assert len(server.app.requests) == 2
 
 
-async def test_threads_of_others_are_not_there(serving: Serving) -> None:
-    """Every verb answers for another's thread exactly as for one that never was."""
-
-    def authenticate(request: Any) -> Identity:
-        return Identity(request.headers.get("x-user", "me"))
-
-    async with served(serving, authenticate=authenticate) as server:
-        thread = await server.thread(thread_id="theirs")
-        await server.ask(thread, "hello")
-        run = (await server.client.get("/threads/theirs/runs")).json()[0]["run_id"]
-        state = (await server.client.get("/threads/theirs/state")).json()
-        checkpoint = state["checkpoint"]["checkpoint_id"]
-        verbs = [
-            ("GET", "", None), ("PATCH", "", {"metadata": {}}), ("DELETE", "", None), ("GET", "/state", None),
-            ("POST", "/state", {"values": None}), ("GET", f"/state/{checkpoint}", None), ("GET", "/history", None),
-            ("POST", "/history", {}), ("GET", "/runs", None), ("POST", "/runs", asking("x")),
-            ("POST", "/runs/wait", asking("x")), ("POST", "/runs/stream", asking("x")), ("GET", f"/runs/{run}", None),
-            ("GET", f"/runs/{run}/stream", None), ("GET", f"/runs/{run}/join", None),
-            ("POST", f"/runs/{run}/cancel", None), ("DELETE", f"/runs/{run}", None),
-        ]  # fmt: skip
-        for method, path, body in verbs:
-            answers = [
-                await server.client.request(method, f"/threads/{name}{path}", json=body, headers={"x-user": "other"})
-                for name in ("theirs", "nobody")
-            ]
-            assert [answer.status_code for answer in answers] == [404, 404], (method, path)
-            theirs, nobody = (answer.text.replace("theirs", "?").replace("nobody", "?") for answer in answers)
-            assert theirs == nobody
-        assert (await server.client.post("/threads/search", json={}, headers={"x-user": "other"})).json() == []
-        assert len((await server.client.post("/threads/search", json={})).json()) == 1
-        assert (await server.client.get(f"/threads/theirs/runs/{run}")).status_code == 200
-
-
-async def test_threads_are_made_found_and_changed(serving: Serving) -> None:
-    """A thread is there before its first run; its metadata outlasts runs, and changes also while one runs."""
-    async with served(serving) as server:
-        client, thread = server.client, await server.thread(thread_id="t", metadata={"a": 1, "graph_id": None})
-        assert (await client.post("/threads", json={"thread_id": "t"})).status_code == 409
-        again = await client.post("/threads", json={"thread_id": "t", "if_exists": "do_nothing"})
-        assert again.json()["metadata"] == {"a": 1}
-        made = (await client.get("/threads/t")).json()
-        assert (made["status"], made["values"]) == ("idle", {"messages": []})
-        server.app.go.clear()
-        run = await server.start(thread)
-        assert (await client.get("/threads/t")).json()["status"] == "busy"
-        changed = await client.patch("/threads/t", json={"metadata": {"b": 2}})
-        assert changed.json()["metadata"] == {"a": 1, "b": 2}
-        assert (await client.post("/threads/t/state", json={"values": {"messages": "x"}})).status_code == 409
-        assert (await client.delete(f"/threads/t/runs/{run['run_id']}")).status_code == 409
-        server.app.go.set()
-        await server.status(run)
-        changed = await client.patch("/threads/t", json={"metadata": {"a": 3}}, headers={"Prefer": "return=minimal"})
-        assert (changed.status_code, changed.content) == (204, b"")
-        await server.ask(thread, "two")
-        found = (await client.get("/threads/t")).json()
-        assert found["metadata"] == {"a": 3, "b": 2}
-        assert found["created_at"] == made["created_at"]
-        assert texts(found["values"]) == ["one", "echo one", "two", "echo two"]
-        await server.thread(metadata={"a": 4})
-        for wanted, count in (({}, 2), ({"metadata": {"a": 3}}, 1), ({"ids": ["t"]}, 1), ({"status": "busy"}, 0)):
-            assert len((await client.post("/threads/search", json=wanted)).json()) == count
-            assert (await client.post("/threads/count", json=wanted)).json() == count
-        assert (await client.delete("/threads/t")).status_code == 204
-        assert (await client.get("/threads/t")).status_code == 404
-        assert (await client.post("/threads/t/runs", json=asking("x"))).status_code == 404
-        assert (await server.start("t", if_not_exists="create"))["thread_id"] == "t"
-
-
-async def test_states_lead_back_to_where_a_thread_was(serving: Serving) -> None:
-    """Two states for each run, each with its parent; a run from one of them makes a branch."""
-    async with served(serving) as server:
-        client, thread = server.client, await server.thread()
-        await server.ask(thread, "one")
-        await server.ask(thread, "two")
-        states = await server.history(thread)
-        said = [texts(state["values"]) for state in states]
-        both = ["one", "echo one", "two", "echo two"]
-        assert said == [both, both[:3], both[:2], both[:1], []]
-        ids = [state["checkpoint"]["checkpoint_id"] for state in states]
-        assert [state["parent_checkpoint"]["checkpoint_id"] for state in states[:-1]] == ids[1:]
-        assert (await client.get(f"/threads/{thread}/state/{ids[2]}")).json() == states[2]
-        at = {"checkpoint": {"checkpoint_id": ids[1]}}
-        assert (await client.post(f"/threads/{thread}/state/checkpoint", json=at)).json() == states[1]
-        before = await client.post(f"/threads/{thread}/history", json={"limit": 2, "before": {"checkpoint_id": ids[1]}})
-        assert before.json() == states[2:4]
-        # The last answer once more, then another question in the place of the second.
-        again = await client.post(
-            f"/threads/{thread}/runs/wait", json={"assistant_id": "agent", "checkpoint": states[1]["checkpoint"]}
-        )
-        assert texts(again.json()) == both
-        assert await server.ask(thread, "other", checkpoint_id=ids[2]) == ["one", "echo one", "other", "echo other"]
-        newest = await server.history(thread)
-        assert [(state["parent_checkpoint"] or {}).get("checkpoint_id") for state in newest[1:4:2]] == [ids[2], ids[1]]
-        changed = await client.post(f"/threads/{thread}/state", json={"values": {"messages": [["user", "three"]]}})
-        state = (await client.get(f"/threads/{thread}/state")).json()
-        assert state["checkpoint"] == changed.json()["checkpoint"]
-        assert texts(state["values"])[-2:] == ["echo other", "three"]
-        assert (await client.get(f"/threads/{thread}/state/{ids[0][:-1]}f")).status_code == 404
-
-
 @pytest.mark.parametrize(
     ("body", "mention"),
     [
@@ -430,21 +249,6 @@ async def test_who_goes_away_stops_what_nobody_else_follows(serving: Serving, mo
         await interrupted(returned)
         server.app.go.set()
         await other.close()
-
-
-class Closing:
-    """A request whose connection is closed in the middle of the answer."""
-
-    def __init__(self, client: httpx2.AsyncClient, method: str, path: str, **kwargs: Any) -> None:
-        self._stream = client.stream(method, path, **kwargs)
-        self.headers: Any = None
-
-    async def begun(self) -> Any:
-        self.headers = (await self._stream.__aenter__()).headers
-        return self.headers
-
-    async def close(self) -> None:
-        await self._stream.__aexit__(None, None, None)
 
 
 async def test_a_log_that_was_trimmed(serving: Serving) -> None:

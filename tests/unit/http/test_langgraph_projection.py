@@ -10,7 +10,7 @@ from operator import add
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
 
@@ -57,7 +57,12 @@ EVENTS = st.one_of(
     marked(events.STEP_FINISHED, id=st.just("s")),
     marked(events.STEER_APPLIED, id=st.uuids().map(str), text=TEXT),
     marked(events.CUSTOM, name=st.just("progress"), value=st.integers()),
-    marked(events.USAGE, call_id=st.just("m"), input_tokens=st.integers(0, 9), output_tokens=st.integers(0, 9)),
+    marked(
+        events.USAGE,
+        call_id=st.just("m"),
+        input_tokens=st.integers(0, 9) | st.just("x"),
+        output_tokens=st.integers(0, 9),
+    ),
     marked("weather", wind=st.integers()),
     marked(events.TITLE, text=TEXT),
     st.just((events.CUSTOM, {"name": "secret"}, True)),
@@ -230,6 +235,46 @@ def test_messages_as_clients_write_them() -> None:
     for wrong in (1, [1], [{"type": "robot"}], [{}], [{"type": "tool", "content": ""}], [["a", "b", "c"]]):
         with pytest.raises(InvalidArgument):
             received(wrong, lambda: "x")
+
+
+WORDS = st.sampled_from(
+    [
+        "type", "role", "content", "id", "lc", "kwargs", "tool_calls", "tool_call_id", "function", "args", "human",
+        "ai", "tool", "system", "remove", "HumanMessage", "text", "image", "image_url", "file", "metadata", "url",
+        "base64",
+    ]
+)  # fmt: skip
+ANYTHING = st.recursive(
+    st.none() | st.integers(-1, 2) | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+FORMS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["human", "ai", "tool", "AIMessageChunk", "remove"])},
+    optional={
+        "content": ANYTHING | st.lists(st.dictionaries(WORDS, ANYTHING, max_size=5), max_size=3),
+        "tool_calls": ANYTHING | st.lists(st.dictionaries(WORDS, ANYTHING, max_size=4), max_size=3),
+        "tool_call_id": WORDS,
+        "id": ANYTHING,
+        "lc": st.just(1),
+        "kwargs": ANYTHING,
+    },
+)
+
+
+@given(ANYTHING | st.lists(FORMS, max_size=4))
+@settings(max_examples=500)
+def test_whatever_comes_is_messages_or_refused(given_: object) -> None:
+    """What a thread keeps is whole: every message has what the rest relies on."""
+    try:
+        found = received(given_, lambda: "new")
+    except InvalidArgument:
+        return
+    assert all(isinstance(message["id"], str) and "content" in message for message in found)
+    for message in to_chat(merged([], found)):
+        assert message["role"] in ("user", "assistant", "system", "tool")
 
 
 def test_images_and_files_reach_the_model() -> None:

@@ -24,6 +24,11 @@ REMOVE_ALL: Final = "__remove_all__"
 """The id of the message that takes all others away."""
 
 
+def as_object(value: object) -> Json:
+    """The value, where it is an object; else an empty one."""
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
 def received(given: object, new_id: Callable[[], str]) -> list[Json]:
     """Messages as clients write them: one or many; strings, pairs, roles or types, or LangChain's own serialised form.
 
@@ -49,12 +54,9 @@ def _message(given: object, new_id: Callable[[], str]) -> Json:
         return _message({"role": pair[0], "content": pair[1]}, new_id)
     if not isinstance(given, dict):
         raise InvalidArgument(f"a message must be an object, not {type(given).__name__}", field="input.messages")
-    found = cast("Json", given)
-    if found.get("lc") == 1:  # how a message of LangChain is written by JSON.stringify
-        name = str((found.get("id") or [""])[-1])
-        fields: Json = found.get("kwargs") or {}
-        found = {**fields, "type": name}
-    found = {**found}
+    found = {**cast("Json", given)}
+    if found.get("lc") == 1 and isinstance(found.get("id"), list):  # how LangChain's own objects are written as JSON
+        found = {**as_object(found.get("kwargs")), "type": found["id"][-1] if found["id"] else None}
     said = str(found.pop("role", None) or found.get("type"))
     kind = _TYPES.get(said.removesuffix("Chunk").removesuffix("Message").lower())
     if kind is None:
@@ -76,8 +78,10 @@ def _message(given: object, new_id: Callable[[], str]) -> Json:
 def _calls(message: Json) -> list[Json]:
     """An assistant's calls, also where they are in the shape of OpenAI."""
     calls: list[Json] = []
-    for call in cast("list[Json]", message.get("tool_calls") or []):
-        function: Json = call.get("function") or {}
+    given: Any = message.get("tool_calls")
+    for item in cast("list[object]", given) if isinstance(given, list) else ():
+        call = as_object(item)
+        function = as_object(call.get("function"))
         args = call.get("args") if "args" in call else function.get("arguments")
         name = call.get("name") or function.get("name") or "tool"
         calls.append(tool_call(str(call.get("id") or ""), str(name), args))
@@ -179,8 +183,8 @@ def _block(block: Json) -> list[Json]:
         return []
     if kind == "image":
         return [{"type": "image_url", "image_url": {"url": url}}]
-    named: Json = block.get("metadata") or {}
-    return [{"type": "file", "file": {"file_data": url, "filename": named.get("filename") or "file"}}]
+    filename = as_object(block.get("metadata")).get("filename") or "file"
+    return [{"type": "file", "file": {"file_data": url, "filename": filename}}]
 
 
 def _text(content: str | list[Json]) -> str:

@@ -29,6 +29,10 @@ SHOWN: Final = frozenset({VALUES, UPDATES, CUSTOM, TUPLES, WHOLE})
 
 _SILENT: Final = frozenset({events.CREATED, REQUEST})
 _USAGE: Final = ("input_tokens", "output_tokens")
+_DETAILS: Final = (
+    ("input_token_details", "cache_read_tokens", "cache_read"),
+    ("output_token_details", "reasoning_tokens", "reasoning"),
+)
 
 
 @lru_cache(maxsize=4096)
@@ -307,12 +311,12 @@ def failure(kind: str, data: Json) -> Json | None:
 
 def usage(data: Json) -> Json:
     """A model call's usage in LangChain's words."""
-    told: Json = {name: int(data.get(name) or 0) for name in _USAGE}
+    counts = {name: value for name, value in data.items() if isinstance(value, int)}
+    told: Json = {name: counts.get(name, 0) for name in _USAGE}
     told["total_tokens"] = told["input_tokens"] + told["output_tokens"]
-    if data.get("cache_read_tokens"):
-        told["input_token_details"] = {"cache_read": data["cache_read_tokens"]}
-    if data.get("reasoning_tokens"):
-        told["output_token_details"] = {"reasoning": data["reasoning_tokens"]}
+    for field, name, kind in _DETAILS:
+        if counts.get(name):
+            told[field] = {kind: counts[name]}
     return told
 
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from unspool import projecting
 from unspool.errors import BadRequest, Fault, GenerationConflict, Gone, InvalidArgument, NotFound, UnspoolError
 from unspool.http.auth import Identity
-from unspool.http.dialects.langgraph.messages import merged, received, to_chat
+from unspool.http.dialects.langgraph.messages import as_object, merged, received, to_chat
 from unspool.http.dialects.langgraph.projection import (
     AGENT,
     CUSTOM,
@@ -307,12 +307,12 @@ def _input(body: RunBody) -> tuple[object, Json | None]:
         given = body.command["update"]
     if not isinstance(given, dict):
         return given, None
-    fields: Json = dict(given)  # pyright: ignore[reportUnknownArgumentType]
+    fields = {**as_object(given)}  # pyright: ignore[reportUnknownArgumentType]
     return fields.pop("messages", None), fields or None
 
 
 def _model(body: RunBody) -> str | None:
-    configurable: Json = (body.config or {}).get("configurable") or {}
+    configurable = as_object((body.config or {}).get("configurable"))
     model = (body.context or {}).get("model") or configurable.get("model")
     return model if isinstance(model, str) else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import aclosing
-from typing import Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 from starlette.requests import Request
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from unspool.errors import GenerationConflict, InvalidArgument, NotFound
 from unspool.http.auth import Identity
-from unspool.http.dialects.langgraph.messages import merged, received
+from unspool.http.dialects.langgraph.messages import as_object, merged, received
 from unspool.http.dialects.langgraph.projection import NAME
 from unspool.http.dialects.langgraph.runs import whole
 from unspool.http.dialects.langgraph.threads import (
@@ -34,6 +34,9 @@ _SEARCHED: Final = 1000
 """Generations of a user that a search looks at."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=_SEARCHED)]
+
+
 class ThreadBody(msgspec.Struct, kw_only=True):
     thread_id: str | None = None
     metadata: Json | None = None
@@ -51,7 +54,7 @@ class StateBody(msgspec.Struct, kw_only=True):
 
 
 class HistoryBody(msgspec.Struct, kw_only=True):
-    limit: int | None = None
+    limit: Count | None = None
     before: Json | str | None = None
     checkpoint: Json | None = None
 
@@ -60,8 +63,8 @@ class SearchBody(msgspec.Struct, kw_only=True):
     metadata: Json | None = None
     ids: list[str] | None = None
     status: str | None = None
-    limit: int | None = None
-    offset: int | None = None
+    limit: Count | None = None
+    offset: Count | None = None
     sort_by: str | None = None
     sort_order: str | None = None
 
@@ -243,8 +246,7 @@ def _before(thread_id: str, given: Json | str | None) -> int | None:
     if given is None:
         return None
     if isinstance(given, dict):
-        configurable: Json = given.get("configurable") or given
-        given = configurable.get("checkpoint_id")
+        given = (as_object(given.get("configurable")) or given).get("checkpoint_id")
     if not isinstance(given, str):
         raise InvalidArgument("before must name a checkpoint_id", field="before")
     return number_of("checkpoint", thread_id, given)
