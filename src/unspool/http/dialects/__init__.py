@@ -21,6 +21,7 @@ DIALECTS: Final = {
     "ai-sdk": "ai_sdk",
     "librechat": "librechat",
     "langgraph": "langgraph",
+    "responses": "responses",
 }
 """The dialects beside the native one: their names, and the modules that they are in."""
 

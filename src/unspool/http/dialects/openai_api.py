@@ -1,0 +1,159 @@
+"""What OpenAI's APIs have in common: errors in their shape, requests that are sent twice, waiting for the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+from functools import wraps
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from unspool.errors import BadRequest, GenerationConflict, UnspoolError, ViewerReleased
+from unspool.http.auth import Identity
+from unspool.http.door import Door, json_response
+from unspool.http.problem import Handler
+from unspool.http.requests import StartRequest
+from unspool.jobs import Job
+
+Json = dict[str, Any]
+
+_TYPES: Final = {401: "authentication_error", 402: "insufficient_quota", 409: "conflict_error", 429: "rate_limit_error"}
+_CODES: Final = {401: "invalid_api_key", 402: "insufficient_quota", 409: "conflict"}
+_FIELD: Final = re.compile(r"at `\$\.([\w.\[\]]+)`")
+_RUN_FAILED: Final = {"rate_limited": 429, "invalid_request": 400, "context_length": 400, "unknown_model": 404}
+_METADATA: Final = 16
+
+
+def error_response(error: UnspoolError) -> Response:
+    """The response for an error, as OpenAI's clients know it."""
+    status = 400 if error.status == 422 else error.status
+    headers: dict[str, str] = {}
+    if status in (429, 503):
+        headers["retry-after"] = "1"
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if status == 409 or error.details.get("final"):
+        headers["x-should-retry"] = "false"  # the clients would send it again, and it would be refused again
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    found = _FIELD.search(error.message)
+    param = error.details.get("field") or (found[1] if found else None)
+    code = error.details.get("code") or _CODES.get(status) or error.code
+    told = {"message": error.message, "type": kind, "param": param, "code": code}
+    return json_response({"error": told}, status, headers)
+
+
+def failed_response(code: str, message: str, *, retryable: bool, headers: dict[str, str]) -> Response:
+    """The response for a run that failed, to one who waited for its end."""
+    status = _RUN_FAILED.get(code, 500)
+    known = {"rate_limited": "rate_limit_exceeded"}.get(code, code)
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    told = {"message": message, "type": kind, "param": None, "code": known}
+    retry = {"x-should-retry": "true" if retryable else "false"}
+    return json_response({"error": told}, status, {**headers, **retry})
+
+
+def answering(handler: Handler) -> Handler:
+    """A handler whose UnspoolErrors become errors in OpenAI's shape."""
+
+    @wraps(handler)
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except UnspoolError as error:
+            return error_response(error)
+
+    return wrapped
+
+
+class Created(NamedTuple):
+    """A stream id for a request, and what makes a second one like it attach."""
+
+    stream_id: str
+    request_id: str | None
+    keyed: bool
+
+
+def name_of(request: Request, identity: Identity, prefix: str, body: Json) -> Created:
+    """The stream that a POST starts. With `Idempotency-Key` it follows from the owner and the key, and the request id
+    from the body, so that a repeated POST attaches, and another one with the same key finds the place taken."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return Created(f"{prefix}{secrets.token_hex(24)}", None, False)
+    asked = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+    stream_id = f"{prefix}{_digest([identity.tenant, identity.user, key])}"
+    return Created(stream_id, _digest(asked), True)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:48]
+
+
+def metadata_of(given: Json | None, model: str | None, conversation: str | None = None) -> Json:
+    """A job's metadata. Raises BadRequest for what OpenAI does not take."""
+    if given is not None and (len(given) > _METADATA or not all(isinstance(value, str) for value in given.values())):
+        raise BadRequest(f"metadata must be up to {_METADATA} strings by name", field="metadata")
+    known = {"extra": given or None, "model": model, "conversation_id": conversation}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+async def start(door: Door, identity: Identity, details: StartRequest, created: Created, kept: Json) -> Job:
+    """Start what was asked for, or attach to it. Raises what `Door.start` raises."""
+    try:
+        return await door.start(
+            identity,
+            details,
+            request_id=created.request_id,
+            expect_generation=0 if created.keyed else None,
+            metadata=details.metadata,
+            request=kept,
+        )
+    except GenerationConflict as error:
+        if not created.keyed:
+            raise
+        raise GenerationConflict(
+            "this Idempotency-Key was used before, with another request", code="idempotency_key_reused"
+        ) from error
+
+
+def headers_of(job: Job) -> dict[str, str]:
+    """Under what name the native dialect, and every other one, follows this generation."""
+    return {"x-unspool-stream": job.stream_id, "x-unspool-generation": str(job.generation)}
+
+
+async def ended(door: Door, identity: Identity, job: Job, request: Request) -> Job | None:
+    """The job once it is sealed; None when the client has gone. Raises ViewerReleased, NotFound, Gone."""
+    gone = asyncio.ensure_future(_gone(request))
+    end = asyncio.ensure_future(_end(door, job))
+    try:
+        await asyncio.wait((gone, end), return_when=asyncio.FIRST_COMPLETED)
+        if not end.done():
+            return None
+        try:
+            end.result()
+        except ViewerReleased as error:
+            # Sent again it would be a second generation, unless it has a key by which it attaches.
+            final = "idempotency-key" not in request.headers
+            message = f"this server is shutting down; {job.stream_id} is there to be followed elsewhere"
+            raise ViewerReleased(message, final=final) from error
+        return await door.job(identity, job.stream_id, job.generation)
+    finally:
+        for task in (gone, end):
+            task.cancel()
+        await asyncio.gather(gone, end, return_exceptions=True)
+
+
+async def _end(door: Door, job: Job) -> None:
+    tail = await door.manager.replica.tail(job.key, job)
+    async with door.manager.replica.attach(tail, job, job.last_offset, snapshot=False) as viewer:
+        while await viewer.records() is not None:
+            pass
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

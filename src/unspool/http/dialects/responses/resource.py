@@ -1,0 +1,79 @@
+"""The response object: what of a request it echoes, and how it tells usage."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+Json = dict[str, Any]
+
+DEFAULTS: Final[Json] = {
+    "background": False,
+    "conversation": None,
+    "frequency_penalty": 0.0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "reasoning": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+"""What a response says of its request where that did not say it."""
+
+_COUNTED: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+
+
+def echo(body: Json) -> Json:
+    """The fields of a request that its response repeats, in the shape that it has there."""
+    echoed: Json = {name: body[name] for name in ("model", *DEFAULTS) if body.get(name) is not None}
+    if isinstance(echoed.get("conversation"), str):
+        echoed["conversation"] = {"id": echoed["conversation"]}
+    if "reasoning" in echoed:
+        echoed["reasoning"] = {"effort": None, "summary": None, **echoed["reasoning"]}
+    if "text" in echoed:
+        echoed["text"] = {**DEFAULTS["text"], **echoed["text"]}
+    if "tools" in echoed:
+        echoed["tools"] = [_tool(tool) for tool in echoed["tools"]]
+    return echoed
+
+
+def _tool(tool: Json) -> Json:
+    absent = {"description": None, "parameters": None, "strict": None}
+    return {**absent, **tool} if tool.get("type") == "function" else tool
+
+
+def add_usage(total: dict[str, int], data: Json) -> None:
+    """Add one model call's usage to what came before."""
+    for name in _COUNTED:
+        if isinstance(data.get(name), int):
+            total[name] = total.get(name, 0) + data[name]
+
+
+def usage_of(total: dict[str, int]) -> Json | None:
+    """Usage in OpenAI's words; None where nothing is known of it."""
+    if not total:
+        return None
+    tokens = dict.fromkeys(_COUNTED, 0) | total
+    return {
+        "input_tokens": tokens["input_tokens"],
+        "input_tokens_details": {
+            "cached_tokens": tokens["cache_read_tokens"],
+            "cache_write_tokens": tokens["cache_write_tokens"],
+        },
+        "output_tokens": tokens["output_tokens"],
+        "output_tokens_details": {"reasoning_tokens": tokens["reasoning_tokens"]},
+        "total_tokens": tokens["input_tokens"] + tokens["output_tokens"],
+    }
