@@ -22,6 +22,7 @@ DIALECTS: Final = {
     "librechat": "librechat",
     "langgraph": "langgraph",
     "responses": "responses",
+    "chat-completions": "chat_completions",
 }
 """The dialects beside the native one: their names, and the modules that they are in."""
 

@@ -27,6 +27,7 @@ _CODES: Final = {401: "invalid_api_key", 402: "insufficient_quota", 409: "confli
 _FIELD: Final = re.compile(r"at `\$\.([\w.\[\]]+)`")
 _RUN_FAILED: Final = {"rate_limited": 429, "invalid_request": 400, "context_length": 400, "unknown_model": 404}
 _METADATA: Final = 16
+_COUNTED: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 def error_response(error: UnspoolError) -> Response:
@@ -47,14 +48,12 @@ def error_response(error: UnspoolError) -> Response:
     return json_response({"error": told}, status, headers)
 
 
-def failed_response(code: str, message: str, *, retryable: bool, headers: dict[str, str]) -> Response:
+def failed_response(failure: Json, *, retryable: bool, headers: dict[str, str]) -> Response:
     """The response for a run that failed, to one who waited for its end."""
-    status = _RUN_FAILED.get(code, 500)
-    known = {"rate_limited": "rate_limit_exceeded"}.get(code, code)
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    told = {"message": message, "type": kind, "param": None, "code": known}
+    status = _RUN_FAILED.get(failure["code"], 500)
     retry = {"x-should-retry": "true" if retryable else "false"}
-    return json_response({"error": told}, status, {**headers, **retry})
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return json_response({"error": {**failure, "type": kind}}, status, {**headers, **retry})
 
 
 def answering(handler: Handler) -> Handler:
@@ -157,3 +156,15 @@ async def _end(door: Door, job: Job) -> None:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def add_usage(total: dict[str, int], data: Json) -> None:
+    """Add one model call's usage to what came before."""
+    for name in _COUNTED:
+        if isinstance(data.get(name), int):
+            total[name] = total.get(name, 0) + data[name]
+
+
+def counted(total: dict[str, int]) -> dict[str, int]:
+    """The sums, 0 where nothing was told."""
+    return dict.fromkeys(_COUNTED, 0) | total

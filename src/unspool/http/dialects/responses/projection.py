@@ -10,7 +10,8 @@ import msgspec
 
 from unspool import events
 from unspool.events import Record
-from unspool.http.dialects.responses.resource import DEFAULTS, add_usage, usage_of
+from unspool.http.dialects.openai_api import add_usage
+from unspool.http.dialects.responses.resource import DEFAULTS, usage_of
 from unspool.projection import REQUEST, Projection
 
 Json = dict[str, Any]

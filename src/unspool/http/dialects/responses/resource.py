@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from unspool.http.dialects.openai_api import counted
+
 Json = dict[str, Any]
 
 DEFAULTS: Final[Json] = {
@@ -33,8 +35,6 @@ DEFAULTS: Final[Json] = {
 }
 """What a response says of its request where that did not say it."""
 
-_COUNTED: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
-
 
 def echo(body: Json) -> Json:
     """The fields of a request that its response repeats, in the shape that it has there."""
@@ -55,18 +55,11 @@ def _tool(tool: Json) -> Json:
     return {**absent, **tool} if tool.get("type") == "function" else tool
 
 
-def add_usage(total: dict[str, int], data: Json) -> None:
-    """Add one model call's usage to what came before."""
-    for name in _COUNTED:
-        if isinstance(data.get(name), int):
-            total[name] = total.get(name, 0) + data[name]
-
-
 def usage_of(total: dict[str, int]) -> Json | None:
     """Usage in OpenAI's words; None where nothing is known of it."""
     if not total:
         return None
-    tokens = dict.fromkeys(_COUNTED, 0) | total
+    tokens = counted(total)
     return {
         "input_tokens": tokens["input_tokens"],
         "input_tokens_details": {
