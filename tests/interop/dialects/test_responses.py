@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
@@ -345,3 +347,23 @@ async def test_the_client_for_javascript(
         assert (got["missing"], got["cancelled"]) == (404, 400)
         assert got["text"] == made.text
         tell(f"openai (npm): {len(got['events'])} events through {made.proxy.cuts} cuts, none lost or repeated")
+
+
+async def test_the_example(serving: Serving) -> None:
+    """It drops a response in the middle, continues it, and prints all of it once."""
+    example = Path(__file__).parents[3] / "examples" / "openai_background.py"
+    async with world(serving, cuts=0, least=30, dialects=DIALECTS) as made:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(example), made.direct, QUESTION,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, errors.decode()
+        pieces = re.split(r"\n--- .* ---(?:\n|$)(?:--- .* ---\n)?", output.decode())
+        assert "".join(pieces).strip() == made.text.strip()
+        assert "dropped after" in output.decode()
