@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from unspool.providers.anthropic import AnthropicModel
     from unspool.providers.local import LocalModel
     from unspool.providers.openai import OpenAIModel
+    from unspool.providers.responses import OpenAIResponses
 
-__all__ = ["AnthropicModel", "LocalModel", "Message", "Model", "OpenAIModel", "load_model"]
+__all__ = ["AnthropicModel", "LocalModel", "Message", "Model", "OpenAIModel", "OpenAIResponses", "load_model"]
 
 _LAZY: Final = {
     "OpenAIModel": "unspool.providers.openai",
+    "OpenAIResponses": "unspool.providers.responses",
     "AnthropicModel": "unspool.providers.anthropic",
     "LocalModel": "unspool.providers.local",
     "ScriptedModel": "unspool.testing.model",  # no extra, but the testing package stands above this one

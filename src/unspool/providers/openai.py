@@ -49,7 +49,7 @@ class OpenAIModel:
         self.provider = provider
         self._extra = dict(extra or {})
         self._owned = client is None
-        self._client = client or _client(base_url, api_key)
+        self._client = client or make_client(base_url, api_key)
         self._asks_usage = True
 
     def __repr__(self) -> str:
@@ -121,7 +121,8 @@ def _plain(chunk: object) -> Any:
     )
 
 
-def _client(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
+def make_client(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
+    """A client of our own. Raises ConfigurationError where there is no key for OpenAI."""
     if api_key is None and base_url is not None and not os.environ.get("OPENAI_API_KEY"):
         api_key = "none"  # the client insists on one; servers without authentication do not look at it
     try:
