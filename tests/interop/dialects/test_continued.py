@@ -195,3 +195,19 @@ async def test_a_stop_stops_the_provider(serving: Serving, stores: Collection[st
         assert job.status is Status.ABORTED
         assert re.match("resp_", job.stream_id)
         assert upstream.text.startswith((await manager.snapshot("s")).text)
+
+
+async def test_closing_the_stream_stops_the_provider(serving: Serving) -> None:
+    """As with every model: whoever reads it no more has stopped it."""
+    async with world(serving, cuts=0, dialects=UPSTREAM, least=40) as upstream, provider(upstream.url) as model:
+        upstream.held.clear()
+        events = model.stream([{"role": "user", "content": QUESTION}], call_id="c")
+        types: list[str] = []
+        async for event in events:
+            types.append(event.type)
+            if event.type == "text.delta":
+                break
+        await events.aclose()
+        assert types[0] == "step.started"
+        [job] = await upstream.managers[0].jobs()
+        assert job.status is Status.ABORTED

@@ -3,6 +3,7 @@ position, which make the response that the server tells at the end."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any, cast
@@ -322,3 +323,28 @@ def test_input_that_is_wrong_is_named(item: Json, field: str) -> None:
     with pytest.raises(BadRequest) as error:
         items_of([item])
     assert error.value.details["field"] == field
+
+
+scraps = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | words
+    | st.sampled_from(["message", "user", "input_text", "input_image"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "role", "text", "image_url", "call_id", "name"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+fields = ["type", "role", "content", "call_id", "name", "arguments", "output", "status"]
+known = st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "user", "assistant"])
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(fields), scraps | known), max_size=4))
+def test_whatever_is_asked_is_taken_or_refused(items: list[Json]) -> None:
+    """Input that is not JSON of the right shape is the caller's fault, and is said to be."""
+    chat: list[Json] = []
+    with contextlib.suppress(BadRequest):
+        chat = to_chat(items_of(items))
+    assert all(message["role"] in ("user", "assistant", "system", "developer", "tool") for message in chat)

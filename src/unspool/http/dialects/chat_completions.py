@@ -216,7 +216,7 @@ class _Completions:
             body = msgspec.convert(given, CompletionBody)
         except msgspec.ValidationError as error:
             raise BadRequest(f"the request is not valid: {error}") from error
-        if not body.messages or any(message.get("role") not in _ROLES for message in body.messages):
+        if not body.messages or any(str(message.get("role")) not in _ROLES for message in body.messages):
             raise BadRequest(f"messages must be messages with a role: {', '.join(sorted(_ROLES))}", field="messages")
         if body.n not in (None, 1):
             raise BadRequest("n must be 1: a generation is one answer", field="n")

@@ -26,7 +26,7 @@ def _item(item: Json, where: str) -> Json:
     kind = item.get("type") or ("message" if "role" in item else None)
     match kind:
         case "message":
-            if item.get("role") not in _ROLES:
+            if str(item.get("role")) not in _ROLES:
                 raise BadRequest(f"{where}.role must be one of {', '.join(sorted(_ROLES))}", field=f"{where}.role")
             return {**item, "type": "message", "content": _parts(item, where)}
         case "function_call" | "function_call_output":
@@ -104,7 +104,7 @@ def _content(parts: Sequence[Any], where: str) -> str | list[Json]:
 
 def _part(part: Any, where: str) -> Json:
     match part:
-        case {"type": kind, "text": str(text)} if kind in _TEXT:
+        case {"type": str(kind), "text": str(text)} if kind in _TEXT:
             return {"type": "text", "text": text}
         case {"type": "refusal", "refusal": str(text)}:
             return {"type": "text", "text": text}
