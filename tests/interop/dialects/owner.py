@@ -16,6 +16,8 @@ from unspool.providers.responses import OpenAIResponses
 
 PRICES = Prices({"m": Rates(input=Decimal(1), output=Decimal(2))})
 QUICK: dict[str, Any] = {"lease": 0.6, "poll": 0.05, "sweep": 0.05, "abort_grace": 1.0, "drain": 0.0, "resumes": 9}
+LEASE = 2.5
+"""Seconds that a process may be held up by a busy machine without being taken for dead."""
 
 
 @asynccontextmanager
@@ -28,10 +30,10 @@ async def provider(upstream: str) -> AsyncGenerator[OpenAIResponses]:
         await model.close()
 
 
-def made(store: Any, model: OpenAIResponses, ledger: str, transport: Any = None) -> GenerationManager:
+def made(store: Any, model: OpenAIResponses, ledger: str, transport: Any = None, **more: Any) -> GenerationManager:
     """A manager that knows the run `answer`: one call of this model."""
     books = Ledger.from_url(ledger, pricer=PRICES, options=LedgerOptions(hold=0))
-    options = Options(**QUICK)
+    options = Options(**{**QUICK, **more})
     if isinstance(store, str):
         manager = GenerationManager.from_url(store, options=options, ledger=books)
     else:
@@ -45,7 +47,7 @@ def made(store: Any, model: OpenAIResponses, ledger: str, transport: Any = None)
 
 
 async def main(store: str, upstream: str, ledger: str, question: str) -> None:
-    async with provider(upstream) as model, made(store, model, ledger) as manager:
+    async with provider(upstream) as model, made(store, model, ledger, lease=LEASE) as manager:
         args = {"question": question}
         await manager.start("s", "answer", args=args, on_owner_lost="resume", account="team")
         print("started", flush=True)

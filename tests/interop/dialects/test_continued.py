@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from tests.conftest import Serving
-from tests.interop.dialects.owner import made, provider
+from tests.interop.dialects.owner import LEASE, made, provider
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
@@ -151,7 +151,7 @@ async def test_a_process_that_is_killed(serving: Serving, database: Any, tmp_pat
     async with (
         world(serving, cuts=0, dialects=UPSTREAM, least=600) as upstream,
         provider(upstream.url) as model,
-        made(store, model, ledger) as survivor,
+        made(store, model, ledger, lease=LEASE) as survivor,
     ):
         await fund(survivor)
         command = [sys.executable, "-m", "tests.interop.dialects.owner", store, upstream.url, ledger, QUESTION]
@@ -171,6 +171,7 @@ async def test_a_process_that_is_killed(serving: Serving, database: Any, tmp_pat
         await check(survivor, upstream, log)
         assert [record.type for record in log].count("resumed") == 1
         at = next(record.offset for record in log if record.type == "resumed")
+        assert at > 60, "it was alive until it was killed"
         tell(f"killed after {at - 1} of {len(log)} records; {len(upstream.text)} characters, each once")
 
 
