@@ -12,9 +12,10 @@ from typing import cast
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from unspool.errors import ConfigurationError
-from unspool.http.stream import LINK
+from unspool.http.stream import CUT, LINK
 from unspool.manager import GenerationManager
 
 _BACKLOG = 2048
@@ -26,8 +27,19 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        if self._should_upgrade():
+            return  # there is no response to lend it to
         extensions = cast("dict[str, object]", self.scope.setdefault("extensions", {}))
         extensions[LINK] = _Link(self.cycle)
+
+
+class _Socket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which can be cut: closing it would wait for a reader that does not read."""
+
+    async def run_asgi(self) -> None:
+        extensions = cast("dict[str, object]", self.scope.setdefault("extensions", {}))
+        extensions[CUT] = self.transport.abort
+        await super().run_asgi()
 
 
 class _Link:
@@ -160,7 +172,8 @@ def server_for(
     config = uvicorn.Config(
         app,
         http=_Protocol,
-        ws="none",
+        ws=_Socket,
+        ws_per_message_deflate=False,  # it would cost each connection memory, and each viewer its own copy of a frame
         loop="uvloop",
         lifespan="on",
         access_log=access_log,

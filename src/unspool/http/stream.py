@@ -31,6 +31,8 @@ _log = logging.getLogger("unspool.http")
 
 LINK: Final = "unspool.link"
 """The ASGI extension under which our own server lends the connection itself."""
+CUT: Final = "unspool.cut"
+"""The one under which it lends a function that cuts a WebSocket's connection at once."""
 
 
 class Link(Protocol):

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 
 Json = dict[str, Any]
 
 
-def to_chat(messages: Sequence[Json]) -> list[Json]:
+class UIMessage(msgspec.Struct):
+    """One message of the conversation, as clients of the AI SDK keep it."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: list[Json]
+    id: str = ""
+
+
+def to_chat(messages: Sequence[UIMessage]) -> list[Json]:
     """One conversation, oldest first. Parts that a model cannot be told (reasoning, data, steps) are left out."""
     chat: list[Json] = []
     for message in messages:
-        role = message.get("role")
-        parts: list[Json] = message.get("parts") or [{"type": "text", "text": message.get("content") or ""}]
-        if role == "assistant":
-            chat += _assistant(parts)
-        elif role in ("user", "system"):
-            chat.append({"role": role, "content": _content(parts)})
+        if message.role == "assistant":
+            chat += _assistant(message.parts)
+        else:
+            chat.append({"role": message.role, "content": _content(message.parts)})
     return chat
+
+
+def open_calls(message: UIMessage) -> dict[str, tuple[str, str, bool]]:
+    """A message's tool calls that have no result yet, by their ids: name, arguments as JSON, whether it is dynamic."""
+    return {
+        call["id"]: (call["function"]["name"], call["function"]["arguments"], part["type"] == "dynamic-tool")
+        for part in message.parts
+        if _is_tool(part) and part.get("state") in {"input-available", "approval-requested", "approval-responded"}
+        for call in [_call(part)]
+    }
 
 
 def _content(parts: Sequence[Json]) -> str | list[Json]:
     files = [part for part in parts if part.get("type") == "file"]
-    text = "".join(part.get("text") or "" for part in parts if part.get("type") == "text")
+    text = "".join(_text(part) for part in parts if part.get("type") == "text")
     if not files:
         return text
     content: list[Json] = [{"type": "text", "text": text}] if text else []
@@ -53,19 +69,33 @@ def _assistant(parts: Sequence[Json]) -> list[Json]:
             pieces.clear()
 
     for part in parts:
-        kind = str(part.get("type"))
-        if kind == "text":
+        if part.get("type") == "text":
             if calls:  # what is said after a tool's result is a turn of its own
                 turn()
-            text.append(part.get("text") or "")
-        elif kind == "dynamic-tool" or kind.startswith("tool-"):
-            name = part.get("toolName") if kind == "dynamic-tool" else kind.removeprefix("tool-")
-            call_id = part.get("toolCallId")
-            arguments = msgspec.json.encode(part.get("input") or {}).decode()
-            calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
-            results.append({"role": "tool", "tool_call_id": call_id, "content": _result(part)})
+            text.append(_text(part))
+        elif _is_tool(part):
+            call = _call(part)
+            calls.append(call)
+            results.append({"role": "tool", "tool_call_id": call["id"], "content": _result(part)})
     turn()
     return chat
+
+
+def _text(part: Json) -> str:
+    text = part.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _is_tool(part: Json) -> bool:
+    kind = part.get("type")
+    return kind == "dynamic-tool" or (isinstance(kind, str) and kind.startswith("tool-"))
+
+
+def _call(part: Json) -> Json:
+    name = part.get("toolName") if part["type"] == "dynamic-tool" else part["type"].removeprefix("tool-")
+    arguments = msgspec.json.encode(part.get("input") or {}).decode()
+    function = {"name": str(name), "arguments": arguments}
+    return {"id": str(part.get("toolCallId")), "type": "function", "function": function}
 
 
 def _result(part: Json) -> str:
@@ -78,8 +108,8 @@ def _result(part: Json) -> str:
         case "output-denied":
             return "The user did not allow this call."
         case "approval-responded":
-            approval: Json = part.get("approval") or {}
-            allowed = approval.get("approved")
+            approval = part.get("approval")
+            allowed = isinstance(approval, dict) and cast("Json", approval).get("approved") is True
             return "The user allowed this call." if allowed else "The user did not allow this call."
         case _:
             return "There is no result."
