@@ -17,7 +17,7 @@ MINUTES ?=
 BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types simulate chaos fuzz bench bench-compare instructions docs constraints clean
+.PHONY: help demo test interop lint format types simulate chaos fuzz bench bench-compare instructions docs constraints clean
 
 help: ## List the targets
 	@echo "make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -32,6 +32,12 @@ test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser include
 	@sh scripts/node_modules.sh
 	@echo "==> Running the tests"
 	@$(PY) -m pytest $(ARGS)
+
+interop: $(VENV)/.dev ## Clients and proxies that others have written, and a table of what works (ARGS='-k ai_sdk')
+	@sh scripts/chromium.sh
+	@sh scripts/nginx.sh
+	@sh scripts/node_modules.sh
+	@INTEROP_TABLE=1 $(PY) -m pytest tests/interop $(ARGS)
 
 lint: $(VENV)/.dev ## Style, likely bugs, and that imports point down
 	@$(PY) -m ruff check .

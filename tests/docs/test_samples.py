@@ -19,6 +19,13 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
         "README.md",
         "provider → producer → log → viewer → dialect → socket            control: stop → job record → owner",
     ): ("a picture in letters"),
+    ("docs/dialects/ai-sdk.md", "import { useChat } from '@ai-sdk/react';"): "tests/interop/dialects runs such a page",
+    ("docs/dialects/ai-sdk.md", "import { WorkflowChatTransport } from '@ai-sdk/workflow/client';"): (
+        "tests/interop/dialects uses it in this way"
+    ),
+    ("docs/dialects/ai-sdk.md", "import { WebSocketChatTransport } from 'ai';"): (
+        "tests/interop/dialects uses it in this way"
+    ),
     ("docs/simulation.md", "Broken: fence"): "what a failure looks like; tests/simulation breaks laws and reads it",
 }
 """The only blocks that are not run: page and first line, and why."""

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.browser.conftest import browser, chromium
 from tests.interop import nginx as nginx_
+from tests.interop.table import table
 from tests.js.packages import MISSING, installed
 
 __all__ = ["browser", "chromium"]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table at the end of `make interop`."""
+    if "INTEROP_TABLE" not in os.environ:
+        return
+    stats = terminalreporter.stats
+    outcomes = [
+        (report.nodeid, outcome)
+        for outcome in ("passed", "skipped", "failed", "error")
+        for report in stats.get(outcome, ())
+        if report.nodeid.startswith("tests/interop/") and (outcome != "passed" or report.when == "call")
+    ]
+    terminalreporter.section("interop")
+    for line in table(outcomes):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

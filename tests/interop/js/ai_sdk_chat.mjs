@@ -49,8 +49,11 @@ if (mode === 'tabs') {
   await Promise.all([sending.then(() => first.finished()), second.finished()]);
 } else if (mode === 'stop') {
   while (first.text === '' || first.chat.lastMessage.role === 'user') await pause();
-  if (name === 'websocket') await first.chat.stop();
-  else {
+  if (name === 'websocket') {
+    await first.chat.stop();
+    // Who asks for it anew at once has not stopped it: that is what a component does that is mounted again.
+    while ((await (await fetch(`${url}/v1/streams/${encodeURIComponent(id)}`)).json()).active) await pause();
+  } else {
     const body = JSON.stringify({ activeStreamId: first.chat.lastMessage.metadata.runId });
     const headers = { 'content-type': 'application/json' };
     await fetch(`${url}/api/chat/${encodeURIComponent(id)}/stop`, { method: 'POST', headers, body });
