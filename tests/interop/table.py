@@ -30,7 +30,7 @@ def table(outcomes: Iterable[tuple[str, str]]) -> Iterator[str]:
         if place is not None and outcome in _WORDS:
             counts = cells.setdefault(place[:2], {}).setdefault(place[2], Counter())
             counts[_WORDS[outcome]] += 1
-    rows = [("client", "check", *STORES, "without")]
+    rows: list[tuple[str, ...]] = [("client", "check", *STORES, "without")]
     for (client, check), stores in sorted(cells.items()):
         rows.append((client, check, *(_said(stores.get(store)) for store in (*STORES, ""))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

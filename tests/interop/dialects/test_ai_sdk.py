@@ -12,11 +12,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
 from tests.interop.nginx import fronting
 from tests.interop.test_nginx import BUFFERED, UNBUFFERED
+from tests.unit.http.test_ai_sdk import _events, _terminals, frames_of
+from tests.unit.http.ui_message_checker import parts_of as unit_parts_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 Tell = Callable[[str], None]
@@ -33,13 +37,14 @@ def parts_of(body: str) -> list[dict[str, object]]:
     return [json.loads(block) for block in blocks[:-1]]
 
 
-async def node(modules: Path, script: str, *arguments: str) -> Any:
-    """What one of the scripts beside the packages prints."""
+async def node(modules: Path, script: str, *arguments: str, read: object = None) -> Any:
+    """What one of the scripts beside the packages prints. `read`: what it reads, as JSON."""
+    pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        "node", str(modules / script), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        "node", str(modules / script), *arguments, stdin=pipe, stdout=pipe, stderr=pipe
     )
     try:
-        output, errors = await process.communicate()
+        output, errors = await process.communicate(json.dumps(read).encode())
     finally:
         if process.returncode is None:
             process.kill()
@@ -78,9 +83,36 @@ async def test_every_part_index_continues_exactly(serving: Serving, stores: Coll
         assert tail.headers["x-workflow-stream-tail-index"] == str(len(parts) - 1)
 
 
-def whole(made: World, got: Json, *, reason: str = "stop") -> None:
+async def test_any_log_is_taken(modules: Path, tell: Tell) -> None:
+    """Random logs of every event there is: the SDK's schema takes each part, and its clients have the text and end."""
+    logs: list[tuple[list[Any], Any]] = []
+
+    @settings(max_examples=400)
+    @given(log=st.lists(_events, max_size=25), end=_terminals)
+    def collect(log: Any, end: Any) -> None:
+        logs.append((log, end))
+
+    collect()
+    streams = [unit_parts_of(b"".join(frames_of([*log, end]))) for log, end in logs]
+    results = await node(modules, "ai_sdk_parts.mjs", read=streams)
+    for (log, end), result in zip(logs, results, strict=True):
+        assert result["invalid"] == []
+        text = "".join(data["text"] for kind, data in log if kind == "text.delta")
+        thought = "".join(data["text"] for kind, data in log if kind == "reasoning.delta")
+        for way in ("answer", "replay", "workflow"):
+            got = result[way]
+            assert (got["text"], got["thought"]) == (text, thought), (way, log)
+            if end[0] == "failed":
+                assert (got["status"], got["error"]) == ("error", end[1]["message"] or "The answer failed.")
+            else:
+                assert (got["status"], got.get("error")) == ("ready", None), (way, log, got)
+                assert got["ended"] == end[0]
+    tell(f"the SDK's schema and processor: {sum(map(len, streams))} parts of {len(streams)} random logs taken")
+
+
+def whole(made: World, got: Json, *, ended: str = "completed") -> None:
     """A client has the answer, all of it, once, and knows that it ended."""
-    assert (got["reason"], got["status"], got["count"], got["role"]) == (reason, "ready", 2, "assistant")
+    assert (got["metadata"]["ended"], got["status"], got["count"], got["role"]) == (ended, "ready", 2, "assistant")
     parts: list[Json] = got["parts"]
     assert "".join(part["text"] for part in parts if part["type"] == "text") == made.text
     assert "".join(part["text"] for part in parts if part["type"] == "reasoning").strip() == THOUGHT
@@ -90,7 +122,8 @@ def whole(made: World, got: Json, *, reason: str = "stop") -> None:
     ]
     assert [part["url"] for part in parts if part["type"] == "source-url"] == ["https://example.org/river"]
     assert all(part.get("state") in {None, "done", "output-available"} for part in parts)
-    if reason == "stop":
+    if ended == "completed":
+        assert got["reason"] == "stop"
         assert got["metadata"]["usage"]["inputTokens"] == 11
     assert len(made.requests) == 1, "a turn that was sent again is one"
 
@@ -128,7 +161,7 @@ async def test_stop(serving: Serving, stores: Collection[str], modules: Path, tr
     async with world(serving, stores, cuts=0) as made:
         made.held.clear()
         (got,) = await node(modules, "ai_sdk_chat.mjs", "stop", transport, made.url, CHAT, QUESTION)
-        whole(made, got, reason="interrupted")
+        whole(made, got, ended="aborted")
         assert made.text != ""
         job = await made.managers[-1].job(CHAT)
         assert job.status == "aborted"
@@ -188,8 +221,8 @@ class Page:
         while not made.text or await self.text() != made.text:
             await asyncio.sleep(0.02)
 
-    async def ends(self, reason: str) -> None:
-        await self.page.locator(f"main[data-reason={reason}][data-status=ready][data-count='2']").wait_for()
+    async def ends(self, ended: str) -> None:
+        await self.page.locator(f"main[data-ended={ended}][data-status=ready][data-count='2']").wait_for()
 
 
 @asynccontextmanager
@@ -241,7 +274,7 @@ async def test_use_chat_in_chromium(
             await page.page.reload()
         await page.shows(made)
         made.held.set()
-        await page.ends("stop")
+        await page.ends("completed")
         assert await page.text() == made.text
         assert (await page.page.text_content("#thought")).strip() == THOUGHT
         assert len(made.requests) == 1
@@ -266,7 +299,7 @@ async def test_stop_in_chromium(
         await page.shows(made)
         await page.page.click("#stop")
         for _ in range(2):
-            await page.ends("interrupted")
+            await page.ends("aborted")
             assert await page.text() == made.text
             await page.page.reload()
         assert (await made.managers[0].job(CHAT)).status == "aborted"

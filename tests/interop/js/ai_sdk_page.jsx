@@ -41,7 +41,7 @@ function Page() {
     });
 
   return (
-    <main data-status={status} data-reason={reason} data-count={messages.length}>
+    <main data-status={status} data-ended={answer?.metadata?.ended} data-count={messages.length}>
       <button id="send" onClick={() => sendMessage({ text: 'What does the river say?' })}>Send</button>
       <button id="stop" onClick={stop}>Stop</button>
       <pre id="thought">{answer && textOf(answer, 'reasoning')}</pre>

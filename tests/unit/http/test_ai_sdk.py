@@ -202,8 +202,8 @@ def test_tools(log: list[tuple[str, Json]], expected: list[str]) -> None:
     [
         (("completed", {"finish_reason": "tool_calls"}), ["finish"], "tool-calls"),
         (("failed", {"code": "x", "message": "No luck."}), ["message-metadata", "error", "finish"], "error"),
-        (("aborted", {"by": "user", "reason": None}), ["abort", "finish"], "interrupted"),
-        (("replaced", {"by_generation": 2}), ["abort", "finish"], "interrupted"),
+        (("aborted", {"by": "user", "reason": None}), ["abort", "finish"], "other"),
+        (("replaced", {"by_generation": 2}), ["abort", "finish"], "other"),
     ],
 )
 def test_ends(end: tuple[str, Json], expected: list[str], reason: str) -> None:
@@ -211,8 +211,9 @@ def test_ends(end: tuple[str, Json], expected: list[str], reason: str) -> None:
     parts = told(("usage", {"call_id": "m", "input_tokens": 3, "output_tokens": 4}), end)
     assert types(parts) == ["start", *expected]
     assert parts[-1]["finishReason"] == reason
-    told_in = next(part for part in parts[1:] if "messageMetadata" in part)
-    assert told_in["messageMetadata"]["usage"] == {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}
+    told_in = next(part for part in parts[1:] if "messageMetadata" in part)["messageMetadata"]
+    assert told_in["ended"] == end[0]
+    assert told_in["usage"] == {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}
     assert parts[0]["messageMetadata"] == {"runId": "run:3:c", "generation": 3}
 
 

@@ -32,7 +32,7 @@ OPTIONAL: dict[str, Json] = {
     "abort": {"reason": str}, "text-start": _META, "reasoning-start": _META, "source-url": {"title": str},
     "tool-input-available": {"dynamic": bool},
 }  # fmt: skip
-REASONS = {"stop", "length", "content-filter", "tool-calls", "error", "interrupted", "other"}
+REASONS = {"stop", "length", "content-filter", "tool-calls", "error", "other"}  # and `interrupted`, from 7.0.149 on
 
 
 def parts_of(body: bytes) -> list[Json]:

@@ -21,7 +21,9 @@ ASKED: Final = "ai-sdk"
 """The key in the log's request under which this dialect keeps what it must know of it: a `Continued`."""
 
 _YES: Final = frozenset({"approve", "approved", "allow", "allowed", "accept", "accepted", "yes", "true"})
-_REASONS: Final = frozenset({"stop", "length", "content-filter", "tool-calls", "error", "interrupted", "other"})
+_REASONS: Final = frozenset({"stop", "length", "content-filter", "tool-calls"})
+"""Finish reasons that every version knows. `interrupted` is newer than what the workflow transport checks with, and a
+client fails on one that it does not know."""
 _USAGE: Final = {
     "inputTokens": "input_tokens",
     "outputTokens": "output_tokens",
@@ -248,10 +250,10 @@ class UIMessageStream(Projection, kw_only=True):
     def _finish(self, kind: str, data: Json, parts: list[Json]) -> None:
         for agent in list(self.open):
             self._close(agent, parts)
-        known: Json = {}
+        known: Json = {"ended": kind}
         if self.usage:
             total = self.usage.get("inputTokens", 0) + self.usage.get("outputTokens", 0)
-            known = {"messageMetadata": {"usage": {**self.usage, "totalTokens": total}}}
+            known["usage"] = {**self.usage, "totalTokens": total}
         match kind:
             case events.COMPLETED:
                 self._complete_all(parts)
@@ -259,13 +261,12 @@ class UIMessageStream(Projection, kw_only=True):
                 reason = said if said in _REASONS else "other"
             case events.FAILED:
                 reason = "error"
-                if known:  # a client reads nothing after an error
-                    parts.append({"type": "message-metadata", **known})
+                parts.append({"type": "message-metadata", "messageMetadata": known})  # nothing is read after an error
                 parts.append({"type": "error", "errorText": _text(data, "message", "The answer failed.")})
             case _:
-                reason = "interrupted"
+                reason = "other"
                 parts.append({"type": "abort", "reason": _text(data, "reason", kind)})
-        parts.append({"type": "finish", "finishReason": reason, **known})
+        parts.append({"type": "finish", "finishReason": reason, "messageMetadata": known})
 
 
 def _text(data: Json, field: str, default: str) -> str:
