@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import signal
 import subprocess
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -26,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 Tell = Callable[[str], None]
 Json = dict[str, Any]
 
+EXAMPLE = Path(__file__).parents[3] / "examples/ai_sdk"
 CHAT = "chat 7/é?".encode().hex()
 WHOLE = (900, 5000)
 """Bytes before a cut, where a client does not come back when the head of an answer was cut."""
@@ -303,3 +307,66 @@ async def test_stop_in_chromium(
             assert await page.text() == made.text
             await page.page.reload()
         assert (await made.managers[0].job(CHAT)).status == "aborted"
+
+
+async def test_websockets_behind_nginx(
+    serving: Serving, stores: Collection[str], modules: Path, nginx: str, tmp_path: Path, tell: Tell
+) -> None:
+    """With the lines that let the upgrade pass."""
+    settings = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+    async with (
+        world(serving, stores, seed=12) as made,
+        fronting(nginx, tmp_path, made.proxy.port, settings) as port,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        (got,) = await node(modules, "ai_sdk_chat.mjs", "cuts", "websocket", url, CHAT, QUESTION)
+        whole(made, got)
+        told(tell, made, "Chat, websocket transport behind nginx", f"{got['resumes']} resumes")
+
+
+@asynccontextmanager
+async def example(modules: Path, directory: Path, upstream: str) -> AsyncGenerator[str, None]:
+    """The example, built and served by the command that its users run: its URL."""
+    shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns("node_modules", "build"))
+    command = json.loads((directory / "package.json").read_text())["scripts"]["start"]
+    packages = modules / "node_modules"
+    path = f"{packages / '.bin'}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "NODE_PATH": str(packages), "UNSPOOL_URL": upstream, "PORT": "0"}
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", command, cwd=directory, env=environment, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        yield (await process.stdout.readline()).decode().split()[0]
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        await process.communicate()
+
+
+@pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_example_in_chromium(
+    serving: Serving, stores: Collection[str], browser: Any, modules: Path, tmp_path: Path
+) -> None:
+    """It goes on after a reload, and Stop leaves what was said."""
+    async with (
+        world(serving, stores, cuts=0, seed=13) as made,
+        example(modules, tmp_path / "ai_sdk", made.direct) as url,
+    ):
+        context = await browser.new_context()
+        page = await context.new_page()
+        await page.goto(url)
+        await page.fill("input", QUESTION)
+        made.held.clear()
+        await page.press("input", "Enter")
+        answer = page.locator("li.assistant")
+        for _ in range(2):
+            await answer.wait_for()
+            while not made.text or made.text not in (await answer.text_content()):
+                await asyncio.sleep(0.02)
+            await page.reload()
+        await page.click("button.stop")
+        await page.locator("button:has-text('Send')").wait_for()
+        assert made.text in await answer.text_content()
+        assert (await made.managers[0].job(made.requests[0].stream_id)).status == "aborted"
+        await context.close()
