@@ -23,6 +23,7 @@ DIALECTS: Final = {
     "langgraph": "langgraph",
     "responses": "responses",
     "chat-completions": "chat_completions",
+    "ag-ui": "ag_ui",
 }
 """The dialects beside the native one: their names, and the modules that they are in."""
 
