@@ -70,12 +70,13 @@ class Client:
     def _call(self, event: Json) -> None:
         if self._owner(event["toolCallId"]) is not None:
             return
-        parent = self._find(event["parentMessageId"])
+        parent: Json | None = self._find(event["parentMessageId"])
         if parent is None:
             parent = {"id": event["parentMessageId"], "role": "assistant"}
             self.messages.append(parent)
         function = {"name": event["toolCallName"], "arguments": ""}
-        parent.setdefault("toolCalls", []).append({"id": event["toolCallId"], "type": "function", "function": function})
+        calls: list[Json] = parent.setdefault("toolCalls", [])
+        calls.append({"id": event["toolCallId"], "type": "function", "function": function})
 
     def _result(self, event: Json) -> None:
         message = {key: event[key] for key in ("toolCallId", "content", "role", "metadata") if key in event}

@@ -247,6 +247,25 @@ def test_messages_become_what_a_model_is_told() -> None:
 # the routes
 
 
+async def test_a_thread_whose_beginning_was_trimmed(serving: Serving) -> None:
+    """The checkpoint has what is needed, for clients of either version."""
+
+    async def run(gen: Generation, _: StartRequest) -> None:
+        for number in range(200):
+            await gen.text(f"{number} ", part_id=str(number // 50))
+            await gen.snapshot()  # a record of its own
+
+    manager = GenerationManager(options=Options(window=8, log_records=60, checkpoint_every=20))
+    async with serving(create_app(manager, run=run, dialects=["ag-ui"])) as client:
+        page = Client(HISTORY).feed(await post(client, "/ag-ui", body("r1")))
+        assert (await manager.job("t 1/x")).first_offset > 60
+        for more in ({}, {"protocolVersion": "1.0"}):
+            events = await post(client, "/ag-ui/connect", body("c", **more))
+            check(events)
+            assert Client().feed(events).messages == page.messages
+        assert page.text == "".join(f"{number} " for number in range(200))
+
+
 def who(request: HTTPConnection) -> str | None:
     return request.headers.get("x-user", "ann")
 
