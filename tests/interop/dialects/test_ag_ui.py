@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ async def followed(made: World, viewers: int) -> None:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", ["keeps", "reloads", "old"])
+@pytest.mark.parametrize("how", ["keeps", "repeats", "reloads", "old"])
 async def test_a_client_that_is_cut_off_again_and_again(
     serving: Serving, stores: Collection[str], modules: Path, how: str
 ) -> None:
@@ -74,6 +75,18 @@ async def test_a_client_that_is_cut_off_again_and_again(
         else:
             assert got["end"]["outcome"] == {"type": "success"}
             assert usage.items() <= got["end"]["usage"][0].items()
+
+
+async def test_the_sample_of_the_page(serving: Serving, stores: Collection[str], modules: Path, tmp_path: Path) -> None:
+    """The program in docs/dialects/ag-ui.md does what the page says, also where it is cut off."""
+    page = (Path(__file__).parents[3] / "docs/dialects/ag-ui.md").read_text()
+    (sample,) = re.findall(r"^~~~js\n(.*?)^~~~$", page, re.MULTILINE | re.DOTALL)
+    async with world(serving, stores, cuts=3, least=50, dialects=["ag-ui"]) as made:
+        text = sample.replace("http://127.0.0.1:8000", made.url).replace("500)", "5)")
+        (tmp_path / "sample.mjs").write_text(text)
+        (tmp_path / "node_modules").symlink_to(modules / "node_modules")
+        assert await node(tmp_path, "sample.mjs") is True
+        assert len(made.requests) == 1
 
 
 async def test_whole_streams_are_valid(serving: Serving, stores: Collection[str]) -> None:

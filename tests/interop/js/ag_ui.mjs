@@ -1,6 +1,6 @@
 // @ag-ui/client: `node ag_ui.mjs address thread how` prints what the page had in the end, as JSON. `how`: "keeps" for a
-// page that comes back with what it has, "reloads" for one that comes back with nothing, "old" for a client before 1.0
-// that keeps. It comes back until the run has ended, however often it is cut off.
+// page that connects with what it has, "repeats" for one that runs again under the same id, "reloads" for one that
+// connects with nothing, "old" for a client before 1.0 that keeps. It comes back until the run has ended.
 
 import { HttpAgent, runHttpRequest, transformHttpEventStream } from '@ag-ui/client';
 
@@ -37,7 +37,7 @@ let begun = false;
 while (end === null) {
   connections += 1;
   try {
-    if (begun) await agent.connectAgent({}, watch);
+    if (begun && how !== 'repeats') await agent.connectAgent({}, watch);
     else await agent.runAgent({ runId: `run-${threadId}` }, watch);
   } catch (error) {
     if (error.name === 'AGUIError') throw error;

@@ -209,6 +209,36 @@ def test_how_a_run_ends_for_new_clients_and_for_old_ones() -> None:
     assert ended(AgUi, call, asked, answered, done)["outcome"]["type"] == "success"
 
 
+def test_which_message_a_tool_call_belongs_to() -> None:
+    """The agent's last text, and what was called beside it; after a result it is a turn of its own."""
+    calls = [("tool.call", {"call_id": call, "name": "f", "arguments": {}}) for call in "abcd"]
+    results = [("tool.result", {"call_id": call, "output": call}) for call in "abcd"]
+    others = ("text.delta", {"text": "Elsewhere", "agent": "x"})
+    log = [
+        ("text.delta", {"text": "Look"}), others, *calls[:2], *results[:2], *calls[2:], *results[2:],
+        ("text.delta", {"text": "Done"}), ("completed", {"finish_reason": "stop"}),
+    ]  # fmt: skip
+    projection = new()
+    records = [ASKED, *(Record(2 + index, name, encode_data(data)) for index, (name, data) in enumerate(log))]
+    events = events_of(b"".join(projection.feed(record)) for record in records)
+    check(events)
+    messages = Client().feed(events).messages
+    assert [
+        (one["role"], one.get("content"), [call["id"] for call in one.get("toolCalls", ())]) for one in messages
+    ] == [
+        ("assistant", "Look", ["a", "b"]),
+        ("tool", "a", []),
+        ("tool", "b", []),
+        ("assistant", "Elsewhere", []),
+        ("assistant", None, ["c", "d"]),
+        ("tool", "c", []),
+        ("tool", "d", []),
+        ("assistant", "Done", []),
+    ]
+    assert messages[3]["name"] == "x"
+    assert [one["role"] for one in to_chat(messages)] == [one["role"] for one in messages]
+
+
 def test_messages_become_what_a_model_is_told() -> None:
     """Results stand behind their calls, media keep their sources, and reasoning stays with the client."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -333,6 +363,30 @@ async def test_a_run_and_who_comes_back_to_it(serving: Serving, talk: Talk) -> N
         assert request.messages == [{"role": "user", "content": "Hello"}]
         assert request.parameters["tools"] == [{"name": "f"}]
         assert request.parameters["state"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [
+        ({"messages": []}, 422, "threadId"),
+        ({"threadId": "t", "runId": "r", "messages": [{"role": "wizard"}]}, 422, "messages[0]"),
+        ({"threadId": "t", "messages": [{"role": "user", "content": [{"type": "image"}]}]}, 422, "messages[0]"),
+        ({"threadId": "t", "messages": [{"role": "user", "content": 7}]}, 422, "messages[0]"),
+        ({"threadId": "", "messages": []}, 422, "stream_id"),
+        ({"threadId": "t", "runId": "ü", "messages": []}, 422, "request_id"),
+    ],
+)
+async def test_what_cannot_be_run_is_refused(
+    serving: Serving, talk: Talk, content: Json, status: int, said: str
+) -> None:
+    """By the name of the field; nothing is started."""
+    async with serving(app(talk)) as client:
+        for path in ("/ag-ui", "/copilotkit/agent/default/run"):
+            answer = await client.post(path, json=content)
+            assert (answer.status_code, said in answer.text) == (status, True), answer.text
+        answer = await client.post("/copilotkit", json={"method": "agent/run", "body": content})
+        assert answer.status_code == status
+    assert talk.requests == []
 
 
 async def test_stop_is_answered_after_the_seal_and_means_one_run(serving: Serving, talk: Talk) -> None:

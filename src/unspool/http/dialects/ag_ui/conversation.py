@@ -48,7 +48,9 @@ class Conversation(msgspec.Struct, kw_only=True):
 
     def answer(self, message: Said, parent: str) -> None:
         """A tool's result stands behind the message that called it, and behind the results that are there already."""
-        at = self.order.index(parent) + 1
+        at = len(self.order)
+        while self.order[at - 1] != parent:  # from the end, where it nearly always is
+            at -= 1
         while at < len(self.order) and self.said[self.order[at]].role == "tool":
             at += 1
         self.said[message.id] = message
