@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from ag_ui_validate.pytest_plugin import assert_valid_agui
+from ag_ui_validate.pytest_plugin import assert_valid_agui, validate_agui_endpoint
 
 from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
 from tests.unit.http.ag_ui_client import Client, Json, events_of
 
+Tell = Callable[[str], None]
 LATER = ("connect", "again")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -59,7 +60,7 @@ async def followed(made: World, viewers: int) -> None:
 
 @pytest.mark.parametrize("how", ["keeps", "repeats", "reloads", "old"])
 async def test_a_client_that_is_cut_off_again_and_again(
-    serving: Serving, stores: Collection[str], modules: Path, how: str
+    serving: Serving, stores: Collection[str], modules: Path, how: str, tell: Tell
 ) -> None:
     """Exactly what was said, whether the page has kept what it was sent or not; the end is told by version."""
     async with world(serving, stores, dialects=["ag-ui"], carried=(300, 12_000)) as made:
@@ -69,6 +70,8 @@ async def test_a_client_that_is_cut_off_again_and_again(
         check_messages(got["messages"], made)
         assert got["end"]["runId"] == "run-thread 1"
         assert len(made.requests) == 1
+        counts = f"{made.proxy.cuts} cuts, {got['connections']} connections, {len(made.text)} characters"
+        tell(f"@ag-ui/client that {how}: {counts}")
         usage = {"provider": "openai", "model": "m", "inputTokens": 11, "reasoningTokens": 2}
         if how == "old":
             assert not {"outcome", "usage"} & got["end"].keys()
@@ -112,6 +115,14 @@ async def test_whole_streams_are_valid(serving: Serving, stores: Collection[str]
             check_messages(Client([message]).feed(events).messages, made)
         for events in streams[1:]:
             check_messages(Client().feed(events).messages, made)
+
+
+async def test_a_live_endpoint_is_valid(serving: Serving, stores: Collection[str]) -> None:
+    """The validator asks itself, and looks at the framing, too."""
+    async with world(serving, stores, cuts=0, least=50, dialects=["ag-ui"]) as made:
+        report = await validate_agui_endpoint(f"{made.url}/ag-ui")
+        assert (report.summary.errors, report.summary.warnings) == (0, 0), report.diagnostics
+        assert len(made.requests) == 1
 
 
 @pytest.mark.parametrize("transport", ["auto", "single"])

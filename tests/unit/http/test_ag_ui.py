@@ -389,6 +389,29 @@ async def test_what_cannot_be_run_is_refused(
     assert talk.requests == []
 
 
+async def test_a_generation_that_was_started_in_another_way(serving: Serving) -> None:
+    """It is a run like any other: named after its generation, with the user's message as the application told it."""
+
+    async def run(gen: Generation, request: StartRequest) -> None:
+        await gen.emit("created", {"user_message": {"id": "m1", "text": request.messages[-1]["content"]}})
+        await gen.text("one")
+
+    async with serving(create_app(GenerationManager(), run=run, dialects=["ag-ui"])) as client:
+        answer = await client.post("/v1/streams/t/generations", json={"messages": [{"role": "user", "content": "hi"}]})
+        assert answer.status_code == 201
+        live = await post(client, "/ag-ui/connect", {"threadId": "t"})
+        after = await post(client, "/ag-ui/connect", {"threadId": "t"})
+        for events in (live, after):
+            check(events)
+            assert events[0]["runId"] == "t/1"
+            assert events[-1]["type"] == "RUN_FINISHED"
+        messages = Client().feed(after).messages
+        assert [(one["id"], one["role"], one["content"]) for one in messages] == [
+            ("m1", "user", "hi"),
+            ("t/1/1", "assistant", "one"),
+        ]
+
+
 async def test_stop_is_answered_after_the_seal_and_means_one_run(serving: Serving, talk: Talk) -> None:
     """A Stop for another run stops nothing; a second Stop says the same as the first left behind."""
     async with serving(app(talk)) as client:
