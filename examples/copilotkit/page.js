@@ -16,11 +16,13 @@ while (core.runtimeConnectionStatus !== 'connected') await wait(20);
 const agent = core.getAgent('default');
 agent.threadId = threadId;
 
-let ended = true; // every run that began has told its end
+let begun, ended, failed; // of the last request
 agent.subscribe({
-  onRunStartedEvent: () => void (ended = false),
+  onRunInitialized: () => void (begun = ended = failed = false),
+  onRunStartedEvent: () => void ([begun, ended] = [true, false]),
   onRunFinishedEvent: () => void (ended = true),
   onRunErrorEvent: () => void (ended = true),
+  onRunFailed: () => void (failed = true),
   onMessagesChanged: show,
 });
 
@@ -34,28 +36,35 @@ function show() {
       return line;
     }),
   );
+  list.scrollTop = list.scrollHeight;
 }
 
-/** Run or connect, and come back as often as it is cut off before the end. */
-async function follow(begin) {
+/** Ask, or with nothing to ask connect; and come back as often as it is cut off before the end. */
+async function follow(message) {
   stop.disabled = false;
-  for (let next = begin; ; next = () => core.connectAgent({ agent })) {
-    await next().catch(() => {}); // a cut; the end was not told
-    if (ended) break;
+  for (let ask = message !== undefined; ; ) {
+    if (ask && !has(message)) agent.addMessage(message);
+    await (ask ? core.runAgent({ agent }) : core.connectAgent({ agent })).catch(() => {});
+    const known = begun && (message === undefined || has(message));
+    if ((ended && known) || (message === undefined && !begun && !failed)) break; // told to its end; or a new thread
     await wait(500);
+    ask = message !== undefined && !ask && !failed && !known; // the server has never read it
   }
   stop.disabled = true;
+}
+
+function has(message) {
+  return agent.messages.some(({ id }) => id === message.id);
 }
 
 document.getElementById('form').addEventListener('submit', (event) => {
   event.preventDefault();
   if (!text.value || !stop.disabled) return;
-  agent.addMessage({ id: crypto.randomUUID(), role: 'user', content: text.value });
+  void follow({ id: crypto.randomUUID(), role: 'user', content: text.value });
   text.value = '';
   show();
-  void follow(() => core.runAgent({ agent }));
 });
 stop.addEventListener('click', () => agent.abortRun());
 addEventListener('unhandledrejection', (event) => event.preventDefault()); // each cut is one, besides its error
 
-await follow(() => core.connectAgent({ agent }));
+await follow();

@@ -51,7 +51,7 @@ async def ended(page: Any, made: World) -> None:
 async def test_the_page_goes_on(serving: Serving, modules: Path, browser: Any, tmp_path: Path) -> None:
     """Over every cut; reloaded in the middle; in a second tab; and after the end."""
     async with (
-        world(serving, cuts=12, carried=(3000, 20_000), dialects=["ag-ui"]) as made,
+        world(serving, cuts=12, carried=(1500, 20_000), dialects=["ag-ui"]) as made,
         example(tmp_path, modules, made) as address,
     ):
         context = await browser.new_context()
