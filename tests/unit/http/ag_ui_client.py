@@ -1,12 +1,19 @@
-"""What a client makes of AG-UI events: the reducer of `@ag-ui/client` (apply/default.ts), as far as messages go."""
+"""What a client makes of AG-UI events: the reducer of `@ag-ui/client` (apply/default.ts), as far as messages go; and
+whether they are valid."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
+
+from ag_ui.core import Event as AgUiEvent
+from ag_ui_validate.pytest_plugin import validate_agui
+from pydantic import TypeAdapter
 
 Json = dict[str, Any]
+HISTORY: Final[list[Json]] = [{"id": "u1", "role": "user", "content": "Hello"}]
+PARSE: Final = TypeAdapter[Any](AgUiEvent)
 
 
 def events_of(frames: bytes | Iterable[bytes]) -> list[Json]:
@@ -95,3 +102,27 @@ class Client:
         self.messages = [ids.get(one["id"], one) for one in kept]
         here = {one["id"] for one in self.messages}
         self.messages += [one for one in told if one["id"] not in here]
+
+
+def check(events: list[Json]) -> None:
+    """Valid, apart from arguments that the run itself said wrong, or not to their end."""
+    for event in events:
+        PARSE.validate_python(event)
+    report = validate_agui(events)
+    wrong = [one for one in report.diagnostics if one.severity == "error" and one.rule != "AGUI204"]
+    assert not wrong, wrong
+    said: dict[str, str] = {}
+    for event in events:
+        if event["type"] == "TOOL_CALL_ARGS":
+            said[event["toolCallId"]] = said.get(event["toolCallId"], "") + event["delta"]
+    if all(_whole(text) for text in said.values()):
+        assert report.summary.errors == 0, report.diagnostics
+    assert all(event["delta"] for event in events if "delta" in event)
+
+
+def _whole(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -56,6 +56,10 @@ class Conversation(msgspec.Struct, kw_only=True):
         self.said[message.id] = message
         self.order.insert(at, message.id)
 
+    def late(self) -> str | None:
+        """The first message that was put before others which were there already."""
+        return next((one for one, came in zip(self.order, self.said, strict=True) if one != came), None)
+
     def messages(self, *, live: bool) -> list[Json]:
         """`live`: more comes. The arguments of open calls are left out then: they are told anew."""
         return [self._message(self.said[message_id], live) for message_id in self.order]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import takewhile
 from typing import ClassVar, Final, Self
 
 import msgspec
@@ -69,7 +70,7 @@ class AgUi(Projection, kw_only=True):
             self._asked(data)
         if not self.started:
             self.started = True
-            told += [self._start(), self._snapshot()] if self.opening else [self._start()]
+            told += [self._start(), *self._snapshots()] if self.opening else [self._start()]
         if record.type != REQUEST:
             self._tell(record.type, data, told)
         return [frame(event) for event in told]
@@ -83,7 +84,7 @@ class AgUi(Projection, kw_only=True):
         has kept what it was sent. `messages`: of the whole thread, where they are more than this run's."""
         if not self.started:
             return b""
-        told = [self._start(), self._snapshot(messages), *self._standing()]
+        told = [self._start(), *self._snapshots(messages), *self._standing()]
         if self.end is not None:
             told.append(self._last(*self.end))
         else:
@@ -118,9 +119,15 @@ class AgUi(Projection, kw_only=True):
             event["parentRunId"] = self.parent_run_id
         return {**event, "protocolVersion": VERSION} if self.modern else event
 
-    def _snapshot(self, messages: list[Json] | None = None) -> Json:
+    def _snapshots(self, messages: list[Json] | None = None) -> list[Json]:
+        """A client puts what it did not have last. So where a result stands before what came earlier than it, it is
+        first told to forget what follows there; reasoning it forgets only where it is told of some."""
         asked, said = self.messages()
-        return {"type": "MESSAGES_SNAPSHOT", "messages": asked + said if messages is None else messages}
+        told = asked + said if messages is None else messages
+        late = self.content.late()
+        before = list(takewhile(lambda message: message["id"] != late, told))
+        cut = len(before) < len(told) and (_reasons(before) or not _reasons(told))
+        return [{"type": "MESSAGES_SNAPSHOT", "messages": one} for one in ([before, told] if cut else [told])]
 
     def _standing(self) -> list[Json]:
         return [*self.standing.values(), *(custom(events.APPROVAL_REQUESTED, one) for one in self.approvals.values())]
@@ -382,3 +389,7 @@ def run_id_of(job: Job) -> str:
 
 def _arguments(call_id: str, text: str) -> Json:
     return {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": text}
+
+
+def _reasons(messages: list[Json]) -> bool:
+    return any(message["role"] == "reasoning" for message in messages)
