@@ -81,7 +81,7 @@ async def test_the_page_goes_on(serving: Serving, modules: Path, browser: Any, t
 async def test_the_page_stops(serving: Serving, modules: Path, browser: Any, tmp_path: Path) -> None:
     """Stop ends the run on the server."""
     async with (
-        world(serving, cuts=0, least=10_000, plain=True, dialects=["ag-ui"]) as made,
+        world(serving, cuts=0, least=10_000, delay=0.03, plain=True, dialects=["ag-ui"]) as made,
         example(tmp_path, modules, made) as address,
     ):
         page = await browser.new_page()
