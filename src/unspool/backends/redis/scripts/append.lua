@@ -21,5 +21,6 @@ if ARGV[6] == '' then return 0 end
 local lease, time = tonumber(redis.call('HGET', KEYS[3], 'lease') or '0'), redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 redis.call('HSET', KEYS[3], 'until', string.format('%.6f', now + lease), 'active', string.format('%.6f', now))
-for index = 1, 3 do redis.call('PEXPIRE', KEYS[index], ARGV[6]) end
+local keep = math.max(tonumber(ARGV[6]), lease * 10000) -- as renewals do
+for index = 1, 3 do redis.call('PEXPIRE', KEYS[index], string.format('%d', keep)) end
 return math.floor(lease * 1000)

@@ -37,5 +37,5 @@ redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request,
 if #ARGV > 13 then redis.call('HSET', key, unpack(ARGV, 14)) end
 redis.call('SET', key .. ':fence', '1:0')
 expire(key, ARGV[10])
-redis.call('PEXPIRE', stream, ARGV[12])
+redis.call('PEXPIRE', stream, math.max(tonumber(ARGV[10]), tonumber(ARGV[12]))) -- no shorter than what runs on it
 return { 'created', job(stream, number), replaced }

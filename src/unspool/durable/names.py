@@ -1,0 +1,36 @@
+"""How durable streams are named in the store, and whose they are there.
+
+A client cannot name any of this: the ids and tenants of applications are printable ASCII, these are not. So a durable
+stream is never listed among somebody's generations, and no generation can take its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from unspool.errors import BadRequest
+from unspool.jobs import Owner
+
+PREFIX: Final = "§ds:"
+REPLICA: Final = "durable-streams"
+"""The owner of every lease: whichever replica has something to append does it under this name."""
+LEASE: Final = 10 * 365 * 24 * 3600.0
+"""Seconds. Nobody has to stay alive for a stream: what two replicas write at once is told apart by its offset."""
+
+_LONG: Final = 200
+_LONGEST: Final = 4096
+
+
+def stream_id_of(path: str) -> str:
+    """The id of the stream at a path; long paths and those that are not ASCII are hashed. Raises BadRequest."""
+    if not path or len(path) > _LONGEST:
+        raise BadRequest(f"the path of a stream has 1 to {_LONGEST} characters", field="path")
+    if len(path) <= _LONG and path.isascii() and path.isprintable():
+        return f"{PREFIX}{path}"
+    return f"{PREFIX}#{hashlib.sha256(path.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def owner_of(owner: Owner) -> Owner:
+    """The same person as an owner of durable streams."""
+    return Owner(owner.user, "§ds" if owner.tenant is None else f"§ds:{owner.tenant}")

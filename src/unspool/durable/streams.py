@@ -1,0 +1,354 @@
+"""Durable streams: append-only streams at paths, over the log engine and the store that generations live in.
+
+One stream is one generation of a reserved name whose lease never runs out. It holds no state beside its log: what a
+stream is (`state.py`) is folded from it, and what may be appended is decided on that fold and then appended by
+compare-and-set (`log.py`), so that any replica may take any request. Deleting a stream makes its number in the store
+one that is used up; a new one at the same path is another generation, and can never be taken for the old one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from unspool.durable.cache import PAGE, Cache, Known
+from unspool.durable.entries import APPENDED, OPENED, Config, Content, Entry, Ref, Segment, content_of, media_type
+from unspool.durable.errors import StreamConflict, StreamDeleted, Trimmed
+from unspool.durable.expiry import Expiry
+from unspool.durable.forks import Forks, Wish, config_of, matches
+from unspool.durable.live import Live, watch
+from unspool.durable.log import Logs, nonce
+from unspool.durable.names import LEASE, REPLICA, owner_of, stream_id_of
+from unspool.durable.reading import Chunk, add
+from unspool.durable.state import Append, State
+from unspool.errors import BadRequest, Fenced, GenerationConflict, Gone, NotFound, ShuttingDown
+from unspool.jobs import Job, Limits, Owner
+from unspool.manager import GenerationManager
+from unspool.protocols import NewJob
+
+_LIMITS: Final = Limits(stall=0.0, duration=0.0, log_bytes=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurableOptions:
+    """Bounds, each with what happens beyond it.
+
+    `stream_bytes`: how large a stream may become before appends are refused; 0: any size. `chunk_bytes`: how much one
+    read answers before it says that there is more. `states`: streams whose state a replica keeps at hand; others are
+    folded from their logs again.
+    """
+
+    stream_bytes: int = 64 * 1024 * 1024
+    chunk_bytes: int = 1024 * 1024
+    states: int = 1024
+
+
+class Info(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream as it stands. `next`: the number that its next offset is made of; `created`: this call has made it."""
+
+    config: Config
+    generation: int
+    next: int
+    closed: bool
+    created: bool = False
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an append. `fresh`: it was not there before. `seq`: the highest one accepted of its producer."""
+
+    info: Info
+    fresh: bool
+    seq: int | None = None
+
+
+class DurableStreams:
+    """Streams at paths, for many tasks of one event loop, beside the same on other replicas.
+
+    `owner` says on whose behalf a call is made. A path belongs to whoever created the stream there; for everybody else
+    it raises NotFound, as a path without a stream does. Every verb may raise StoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        manager: GenerationManager,
+        *,
+        options: DurableOptions | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.options = options or DurableOptions()
+        self._manager = manager
+        self._store = manager.store
+        self._cache = Cache(manager.store, self.options.states)
+        self._logs = Logs(manager, self._cache)
+        self._forks = Forks(manager, self._cache, self._logs)
+        self._expiry = Expiry(manager.store, clock)
+
+    def __repr__(self) -> str:
+        return f"<DurableStreams {self._store.kind} states={len(self._cache)}>"
+
+    # creating and deleting
+
+    async def create(self, path: str, owner: Owner, wish: Wish, content: Content | None = None) -> Info:
+        """Make the stream, or find it as it is wished for; `created` tells.
+
+        Raises StreamConflict for one with another configuration, NotFound for a fork of nothing, BadRequest.
+        """
+        if self._manager.closing:
+            raise ShuttingDown
+        self._sweep()
+        stream_id, whose = stream_id_of(path), owner_of(owner)
+        while True:
+            expect = 0
+            try:
+                job = await self._store.get(stream_id, owner=whose)
+            except NotFound:
+                job = None
+            except Gone as gone:
+                job, expect = None, gone.details["generation"]
+            if job is not None and job.settled:
+                job, expect = None, job.generation
+            if job is not None:
+                known = await self._known(job)
+                state = known.state
+                if state.config is not None:
+                    if not await self._alive(job, known):
+                        continue
+                    if state.deleted:
+                        raise StreamConflict("the stream was deleted, and is kept for its forks")
+                    if not matches(state, wish):
+                        raise StreamConflict
+                    return self._info(known)
+            try:
+                made = await self._make(job, path, owner, expect, wish, content)
+            except (GenerationConflict, Fenced):
+                continue  # somebody else was faster; it may be just what is wished for
+            if made is not None:
+                return made
+
+    async def _make(
+        self, job: Job | None, path: str, owner: Owner, expect: int, wish: Wish, content: Content | None
+    ) -> Info | None:
+        """Write the first record; None when somebody else's stands there. Raises GenerationConflict, Fenced."""
+        origin = None
+        if wish.fork is not None:
+            origin = await self._find(wish.fork.source, owner, fork=True)
+        base, inherited, prefix = await self._inherit(origin, wish)
+        config = config_of(path, wish, origin, base, inherited)
+        if job is None:
+            # Only a name and a number as yet: there is a stream as soon as its first record stands.
+            created = await self._store.create(
+                NewJob(
+                    stream_id=stream_id_of(path),
+                    owner=owner_of(owner),
+                    replica=REPLICA,
+                    lease=LEASE,
+                    expect_generation=expect,
+                    limits=_LIMITS,
+                )
+            )
+            job = created.job
+        known = await self._known(job)
+        ref = Ref(*job.key)
+        if origin is not None:
+            await self._forks.link(origin, ref)
+        entry = Entry(nonce=nonce(), config=config, closed=wish.close)
+        lifetime = {"ttl": config.ttl, "expires_at": config.expires_at, "path": path}
+        done = await self._logs.put(
+            known, OPENED, entry, _joined(prefix, content), lambda state: state.offset == 0,
+            metadata={"extra": lifetime},
+        )  # fmt: skip
+        if not done:
+            if origin is not None:
+                await self._forks.unlink(origin.key, ref)
+            return None
+        await self._touch(known)
+        return self._info(known, created=True)
+
+    async def delete(self, path: str, owner: Owner) -> None:
+        """Delete a stream. While there are forks of it, it is only hidden. Raises NotFound, StreamDeleted."""
+        await self._forks.remove(await self._find(path, owner))
+
+    # appending
+
+    async def append(self, path: str, owner: Owner, append: Append) -> Appended:
+        """Append, close, or both in one step. Raises NotFound, StreamDeleted, and what `State.admit` raises."""
+        entry = append.entry(nonce())
+        while True:
+            known = await self._find(path, owner)
+            try:
+                fresh = await self._logs.put(
+                    known, APPENDED, entry, append.content, lambda state: self._admits(state, append)
+                )
+            except Fenced:
+                continue  # deleted under our hands, and perhaps made anew
+            await self._touch(known)
+            told = known.state.producers.get(append.producer.id) if append.producer is not None else None
+            return Appended(info=self._info(known), fresh=fresh, seq=told[1] if told is not None else None)
+
+    def _admits(self, state: State, append: Append) -> bool:
+        if state.deleted:
+            raise StreamDeleted
+        return state.admit(append, self.options.stream_bytes)
+
+    # reading
+
+    async def head(self, path: str, owner: Owner) -> Info:
+        """A stream as it stands; that it was looked at does not keep it. Raises NotFound, StreamDeleted."""
+        return self._info(await self._find(path, owner))
+
+    async def read(self, path: str, owner: Owner, after: int | None = None) -> Chunk:
+        """What stands after a number, up to a bounded size; with None nothing, at the end of the stream.
+
+        Raises NotFound, StreamDeleted, BadRequest for a place beyond the end, Trimmed for one that is not kept.
+        """
+        known = await self._find(path, owner)
+        await self._touch(known)
+        return await self._read(known, known.state.tail if after is None else after, self.options.chunk_bytes)
+
+    async def _read(self, known: Known, after: int, limit: int, *, whole: bool = True) -> Chunk:
+        state = known.state
+        last, tail, closed = state.last, state.tail, state.closed
+        if after > last:
+            raise BadRequest("the offset lies beyond the end of the stream", field="offset")
+        config = state.there
+        parts: list[bytes] = []
+        size, reached = 0, after
+        for segment in segments(known.key, state) if after < tail else ():
+            at = max(reached, segment.base)
+            while at < segment.upto:
+                page = await self._store.read(segment.ref.key, at - segment.base, PAGE)
+                if not page.records or page.records[0].offset != at - segment.base + 1:
+                    raise Trimmed
+                for record in page.records:
+                    at = segment.base + record.offset
+                    if at > min(segment.upto, last):
+                        break
+                    content = content_of(record)
+                    if not content:
+                        continue
+                    more = add(parts, content)
+                    size += more
+                    reached = at
+                    if size >= limit and reached < tail:
+                        return Chunk(known.key.generation, config.content_type, parts, after, reached, last=last)
+        return Chunk(
+            known.key.generation, config.content_type, parts, after, max(after, tail), up_to_date=True, closed=closed,
+            last=last,
+        )  # fmt: skip
+
+    async def follow(self, path: str, owner: Owner, chunk: Chunk) -> Live:
+        """What comes after a chunk that was up to date. Raises NotFound, StreamDeleted, ShuttingDown."""
+        known = await self._find(path, owner)
+        if known.key.generation != chunk.generation:
+            raise NotFound
+        base = known.state.there.base
+        viewer = await watch(self._manager.replica, known.job, min(chunk.last - base, known.job.last_offset))
+        return Live(viewer, chunk, base)
+
+    async def touch(self, path: str, owner: Owner) -> int | None:
+        """Keep a stream that is being followed; answers for how many seconds, None for ever. Raises NotFound."""
+        known = await self._find(path, owner)
+        await self._touch(known)
+        return known.state.there.ttl
+
+    # what is underneath
+
+    async def _find(self, path: str, owner: Owner, *, fork: bool = False) -> Known:
+        """The stream at a path, as new as this call. Raises NotFound, StreamDeleted; StreamConflict to fork from it."""
+        try:
+            job = await self._store.get(stream_id_of(path), owner=owner_of(owner))
+            if job.settled:
+                raise NotFound
+            known = await self._known(job)
+            if known.state.config is None or not await self._alive(job, known):
+                raise NotFound
+        except Gone as gone:
+            raise NotFound from gone
+        if known.state.deleted:
+            if fork:
+                raise StreamConflict("the stream to fork from was deleted")
+            raise StreamDeleted
+        return known
+
+    async def _known(self, job: Job) -> Known:
+        return await self._cache.known(job, self._manager.replica.spawn)
+
+    async def _alive(self, job: Job, known: Known) -> bool:
+        """False when it was time for it to go, and it is gone; when forks hold it, it is only marked as deleted."""
+        if not known.state.deleted and self._expiry.over(job, known.state.there):
+            return not await self._forks.remove(known)
+        if known.state.deleted and not known.state.forks:
+            return not await self._forks.remove(known)  # whoever deleted it did not come to the end of that
+        return True
+
+    async def _touch(self, known: Known) -> None:
+        await self._expiry.touch(known)
+
+    def _sweep(self) -> None:
+        if self._expiry.due():
+            self._manager.replica.spawn(self._expire())
+
+    async def _expire(self) -> None:
+        for job in await self._expiry.overdue():
+            known = await self._known(job)
+            if known.state.config is not None and not known.state.deleted and self._expiry.over(job, known.state.there):
+                await self._forks.remove(known)
+
+    async def _inherit(self, origin: Known | None, wish: Wish) -> tuple[int, tuple[Segment, ...], Content | None]:
+        """Where a fork begins, what it takes over by reference, and the part of an append that it takes as its own."""
+        if origin is None or wish.fork is None:
+            return 0, (), None
+        state = origin.state
+        if wish.content_type is not None and media_type(wish.content_type) != media_type(state.there.content_type):
+            raise StreamConflict("a fork has the content type of its source")
+        at = state.tail if wish.fork.at is None else wish.fork.at
+        if at > state.tail:
+            raise BadRequest("Stream-Fork-Offset lies beyond the end of the source", field="Stream-Fork-Offset")
+        prefix: Content | None = None
+        if wish.fork.sub:
+            prefix = await self._next_content(origin, at)
+            if prefix is None or len(prefix) < wish.fork.sub:
+                raise BadRequest("Stream-Fork-Sub-Offset lies beyond the append", field="Stream-Fork-Sub-Offset")
+            prefix = prefix[: wish.fork.sub]
+        shared = [msgspec.structs.replace(one, upto=min(one.upto, at)) for one in segments(origin.key, state)]
+        return at, tuple(one for one in shared if one.base < one.upto), prefix
+
+    async def _next_content(self, known: Known, after: int) -> Content | None:
+        for segment in segments(known.key, known.state):
+            at = max(after, segment.base)
+            while at < segment.upto:
+                page = await self._store.read(segment.ref.key, at - segment.base, PAGE)
+                if not page.records:
+                    break
+                for record in page.records:
+                    at = segment.base + record.offset
+                    content = content_of(record) if at <= segment.upto else None
+                    if content:
+                        return content
+        return None
+
+    def _info(self, known: Known, *, created: bool = False) -> Info:
+        state = known.state
+        return Info(
+            config=state.there, generation=known.key.generation, next=state.tail, closed=state.closed, created=created
+        )
+
+
+def segments(key: tuple[str, int], state: State) -> tuple[Segment, ...]:
+    """The stretches that a stream consists of, oldest first; the last one is its own log."""
+    config = state.there
+    return (*config.inherited, Segment(Ref(*key), config.base, state.last))
+
+
+def _joined(prefix: Content | None, content: Content | None) -> Content | None:
+    if prefix is None or content is None:
+        return prefix if content is None else content
+    if isinstance(prefix, bytes):
+        assert isinstance(content, bytes)
+        return prefix + content
+    assert not isinstance(content, bytes)
+    return [*prefix, *content]
