@@ -1,0 +1,262 @@
+"""The Durable Streams protocol (https://github.com/durable-streams/durable-streams), version 1.0.
+
+`routes` gives it under a prefix: streams that clients create, append to, read, follow, close, fork and delete, and
+every generation as a stream that can be read: `{prefix}/generations/{stream_id}/{generation}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from unspool.durable import Chunk, DurableOptions, DurableStreams, Live
+from unspool.errors import BodyTooLarge, NotFound, StoreUnavailable, UnspoolError
+from unspool.http.auth import Authenticate, Identity, identify
+from unspool.http.dialects.durable_generations import GenerationSource
+from unspool.http.dialects.durable_live import EventStream, LiveOptions, Source, long_poll
+from unspool.http.dialects.durable_wire import (
+    ALWAYS,
+    EXPOSED,
+    PREFLIGHT,
+    about,
+    append_of,
+    content_of,
+    etag_of,
+    is_known,
+    lifetime,
+    next_cursor,
+    place_of,
+    position,
+    told,
+    wish_of,
+)
+from unspool.http.problem import problem
+from unspool.jobs import Owner
+from unspool.manager import GenerationManager
+
+MAX_BODY: Final = 16 * 1024 * 1024
+"""Bytes of one append, by default."""
+
+_GENERATIONS: Final = "generations/"
+_RESERVED: Final = ("__ds/", _GENERATIONS)
+
+
+def routes(
+    manager: GenerationManager,
+    *,
+    prefix: str = "/v1/stream",
+    authenticate: Authenticate | None = None,
+    options: DurableOptions | None = None,
+    live: LiveOptions | None = None,
+    max_body: int = MAX_BODY,
+    allow_origin: str | None = None,
+) -> list[Route]:
+    """The dialect over a manager, for the routes of a Starlette application.
+
+    `authenticate`: as for `unspool.http.router`. `allow_origin`: the origin whose pages may call, "*" for any; None:
+    only pages of this server itself. `max_body`: bytes above which an append is refused with 413.
+    """
+    streams = DurableStreams(manager, options=options)
+    dialect = _Dialect(
+        manager, streams, prefix.rstrip("/"), authenticate, live or LiveOptions(), max_body, allow_origin
+    )
+    return [Route(f"{prefix.rstrip('/')}/{{path:path}}", dialect, name="unspool.durable_streams")]
+
+
+Verb = Callable[[Request, Identity, str], Awaitable[Response]]
+
+
+class _Dialect:
+    """One ASGI application for all verbs: answers to readers are written to the socket directly."""
+
+    def __init__(
+        self,
+        manager: GenerationManager,
+        streams: DurableStreams,
+        prefix: str,
+        authenticate: Authenticate | None,
+        live: LiveOptions,
+        max_body: int,
+        allow_origin: str | None,
+    ) -> None:
+        self._manager = manager
+        self._streams = streams
+        self._prefix = prefix
+        self._authenticate = authenticate
+        self._live = live
+        self._max_body = max_body
+        self._always = dict(ALWAYS)
+        self._allow_origin = allow_origin
+        if allow_origin is not None:
+            self._always |= {"access-control-allow-origin": allow_origin, "access-control-expose-headers": EXPOSED}
+            if allow_origin != "*":
+                self._always["vary"] = "Origin"
+        self._verbs: dict[str, Verb] = {"PUT": self.put, "POST": self.post, "HEAD": self.head, "DELETE": self.delete}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request, receive)
+        except UnspoolError as error:
+            response = problem(error)
+            response.headers.update(told(error.details))
+            response.headers["cache-control"] = "no-store"
+        if isinstance(response, Response):
+            response.headers.update(self._always)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request, receive: Receive) -> Response | EventStream:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=PREFLIGHT)
+        if self._is_foreign(request):
+            return Response("pages of other origins may not call this server\n", 403, media_type="text/plain")
+        identity = await identify(self._authenticate, request)
+        path: str = request.path_params["path"]
+        if path.startswith(_RESERVED):
+            return await self._generation(request, identity, path, receive)
+        if request.method == "GET":
+            return await self._get(request, _StreamSource(self._streams, path, _owner(identity)), receive)
+        verb = self._verbs.get(request.method)
+        return await verb(request, identity, path) if verb is not None else _not_allowed("GET, HEAD, POST, PUT, DELETE")
+
+    def _is_foreign(self, request: Request) -> bool:
+        """A page of another origin writes here. Browsers ask before most of such requests, but not before all."""
+        origin = request.headers.get("origin")
+        if origin is None or request.method in ("GET", "HEAD") or self._allow_origin in ("*", origin):
+            return False
+        return origin.partition("://")[2] != request.headers.get("host")
+
+    # reading
+
+    async def _get(self, request: Request, source: Source, receive: Receive) -> Response | EventStream:
+        place = place_of(request.query_params)
+        if place.live == "sse":
+            return await self._stream(source, place.after, place.cursor)
+        if place.live == "long-poll":
+            chunk = await long_poll(source, place.after, receive, self._live.long_poll)
+            headers = {**position(chunk), "stream-cursor": str(next_cursor(place.cursor)), "cache-control": "no-store"}
+            if not chunk.parts:
+                del headers["content-type"]
+                return Response(status_code=204, headers=headers)
+            return Response(chunk.body(), 200, {**headers, "etag": etag_of(chunk)})
+        chunk = await source.read(place.after)
+        headers = position(chunk)
+        if place.after is None:
+            return Response(chunk.body(), 200, {**headers, "cache-control": "no-store"})
+        headers |= {"etag": etag_of(chunk), "cache-control": self._caching(chunk)}
+        if is_known(request.headers.get("if-none-match", ""), headers["etag"]):
+            del headers["content-type"]
+            return Response(status_code=304, headers=headers)
+        return Response(chunk.body(), 200, headers)
+
+    def _caching(self, chunk: Chunk) -> str:
+        whose = "public" if self._authenticate is None else "private"
+        # What is there never changes; but at the end there may be more the next time.
+        return f"{whose}, no-cache" if chunk.up_to_date and not chunk.closed else f"{whose}, max-age=60"
+
+    async def _stream(self, source: Source, after: int | None, cursor: int | None) -> EventStream:
+        chunk = await source.read(after)
+        headers = {
+            "content-type": "text/event-stream",
+            "cache-control": "no-cache, no-transform",
+            "x-accel-buffering": "no",
+            **self._always,
+        }
+        if not chunk.is_text:
+            headers["stream-sse-data-encoding"] = "base64"
+        return EventStream(source, chunk, cursor, headers, self._live)
+
+    async def head(self, request: Request, identity: Identity, path: str) -> Response:
+        info = await self._streams.head(path, _owner(identity))
+        return Response(headers={**about(info), **lifetime(info), "cache-control": "no-store"})
+
+    # writing
+
+    async def put(self, request: Request, identity: Identity, path: str) -> Response:
+        wish = wish_of(request.headers, f"{self._prefix}/")
+        body = await self._body(request)
+        content_type = wish.content_type or ""
+        if body and wish.fork is not None and wish.content_type is None:
+            content_type = (await self._streams.head(wish.fork.source, _owner(identity))).config.content_type
+        content = content_of(body, content_type, empty=True) if body else None
+        info = await self._streams.create(path, _owner(identity), wish, content)
+        headers = {**about(info), **lifetime(info)}
+        if info.created:
+            headers["location"] = f"{request.url.scheme}://{request.url.netloc}{quote(request.scope['path'])}"
+        return Response(status_code=201 if info.created else 200, headers=headers)
+
+    async def post(self, request: Request, identity: Identity, path: str) -> Response:
+        append = append_of(request.headers, await self._body(request))
+        done = await self._streams.append(path, _owner(identity), append)
+        headers = about(done.info)
+        del headers["content-type"]
+        if append.producer is not None:
+            headers["producer-epoch"] = str(append.producer.epoch)
+            headers["producer-seq"] = str(done.seq if done.seq is not None else append.producer.seq)
+        fresh = append.producer is not None and append.content is not None and done.fresh
+        return Response(status_code=200 if fresh else 204, headers=headers)
+
+    async def delete(self, request: Request, identity: Identity, path: str) -> Response:
+        await self._streams.delete(path, _owner(identity))
+        return Response(status_code=204)
+
+    async def _body(self, request: Request) -> bytes:
+        received = bytearray()
+        async for part in request.stream():
+            received += part
+            if len(received) > self._max_body:
+                raise BodyTooLarge(f"the body has more than {self._max_body} bytes", limit=self._max_body)
+        return bytes(received)
+
+    # generations
+
+    async def _generation(
+        self, request: Request, identity: Identity, path: str, receive: Receive
+    ) -> Response | EventStream:
+        stream_id, _, number = path.removeprefix(_GENERATIONS).rpartition("/")
+        if not path.startswith(_GENERATIONS) or not stream_id or not (number.isascii() and number.isdigit()):
+            raise NotFound
+        if request.method not in ("GET", "HEAD"):
+            return _not_allowed("GET, HEAD")
+        source = GenerationSource(self._manager, identity, stream_id, int(number[:15]))
+        if request.method == "GET":
+            return await self._get(request, source, receive)
+        headers = position(await source.read(None))
+        return Response(headers={**headers, "cache-control": "no-store"})
+
+
+class _StreamSource:
+    """One durable stream, for its owner."""
+
+    def __init__(self, streams: DurableStreams, path: str, owner: Owner) -> None:
+        self._streams = streams
+        self._path = path
+        self._owner = owner
+
+    async def read(self, after: int | None) -> Chunk:
+        return await self._streams.read(self._path, self._owner, after)
+
+    async def follow(self, chunk: Chunk) -> Live:
+        return await self._streams.follow(self._path, self._owner, chunk)
+
+    async def touch(self) -> float:
+        try:
+            ttl = await self._streams.touch(self._path, self._owner)
+        except StoreUnavailable:  # it is tried again
+            return math.inf
+        return math.inf if ttl is None else float(ttl)
+
+
+def _owner(identity: Identity) -> Owner:
+    return Owner(identity.user, identity.tenant)
+
+
+def _not_allowed(allowed: str) -> Response:
+    return Response(status_code=405, headers={"allow": allowed})
