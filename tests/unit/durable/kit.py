@@ -1,0 +1,94 @@
+"""What these tests share: replicas over one store, mistreated or not, and short ways to use streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+from unspool import GenerationManager
+from unspool.backends.memory import MemoryStore, MemoryTransport
+from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Producer, Wish, messages_of
+from unspool.jobs import Owner
+from unspool.options import Options
+from unspool.testing.faults import FaultyStore
+from unspool.testing.hostile import HostileTransport
+
+T = TypeVar("T")
+ME = Owner("u-1", None)
+PATIENCE = 20.0
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def within(work: Awaitable[T]) -> T:
+    async with asyncio.timeout(PATIENCE):
+        return await work
+
+
+@asynccontextmanager
+async def replicas(
+    count: int,
+    *,
+    seed: int | None = None,
+    clock: Clock | None = None,
+    options: DurableOptions | None = None,
+    **faults: Any,
+) -> AsyncGenerator[list[DurableStreams]]:
+    """So many replicas over one store. With a `seed` every one has faults of its own, and hints are mistreated."""
+    store = MemoryStore(clock=clock) if clock is not None else MemoryStore()
+    transport = MemoryTransport()
+    async with AsyncExitStack() as stack:
+        made: list[DurableStreams] = []
+        for number in range(count):
+            own: Any = store
+            hints: Any = transport
+            if seed is not None:
+                verbs = frozenset({"append", "read", "get"})
+                own = FaultyStore(store, seed=seed + number, verbs=verbs, **faults).as_store()
+                hints = HostileTransport(transport, seed=seed + number)
+            manager = GenerationManager(own, hints, options=Options(poll=0.02, drain=0.0))
+            await stack.enter_async_context(manager)
+            how: dict[str, Any] = {"clock": clock} if clock is not None else {}
+            made.append(DurableStreams(manager, options=options, **how))
+        yield made
+
+
+def text(content: str | bytes, *, producer: tuple[str, int, int] | None = None, **more: Any) -> Append:
+    """An append to a text stream."""
+    data = content.encode() if isinstance(content, str) else content
+    return Append(
+        content=data, content_type="text/plain", producer=Producer(*producer) if producer else None, **more
+    )  # fmt: skip
+
+
+def message(body: bytes) -> Append:
+    """An append to a JSON stream."""
+    return Append(content=messages_of(body), content_type="application/json")
+
+
+TEXT = Wish(content_type="text/plain")
+JSON = Wish(content_type="application/json")
+
+
+async def read_all(streams: DurableStreams, path: str, owner: Owner = ME) -> tuple[list[bytes], list[int], Chunk]:
+    """All that is there, the numbers at which each read stopped, and the last chunk."""
+    parts: list[bytes] = []
+    stops: list[int] = []
+    at = 0
+    while True:
+        chunk = await streams.read(path, owner, at)
+        parts += chunk.parts
+        stops.append(chunk.next)
+        at = chunk.next
+        if chunk.up_to_date:
+            return parts, stops, chunk
