@@ -1,0 +1,337 @@
+"""Durable Streams over HTTP, beside what the protocol's suite looks at: whose they are, generations, ends and cuts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import HTTPConnection
+
+from tests.conftest import Serving
+from unspool import GenerationManager, Options
+from unspool.durable import Chunk, token
+from unspool.errors import BadRequest
+from unspool.http import Identity
+from unspool.http.dialects.durable_live import LiveOptions
+from unspool.http.dialects.durable_streams import routes
+from unspool.http.dialects.durable_wire import append_of, events_of, is_known, next_cursor, place_of, wish_of
+from unspool.producer import Generation
+from unspool.sse import Decoder
+
+TEXT = {"content-type": "text/plain"}
+JSON = {"content-type": "application/json"}
+ANN = {"x-user": "ann"}
+
+
+def by_header(request: HTTPConnection) -> Identity | None:
+    user = request.headers.get("x-user")
+    return Identity(user, request.headers.get("x-tenant")) if user else None
+
+
+class Served:
+    """A server with the dialect, its manager, and a client for it."""
+
+    def __init__(self, client: httpx2.AsyncClient, manager: GenerationManager) -> None:
+        self.client = client
+        self.manager = manager
+
+    async def follow(self, path: str, **headers: str) -> tuple[list[tuple[str, Any]], bool]:
+        """The events up to the end of a response, and whether it was an end, not a cut."""
+        decoder = Decoder()
+        events: list[tuple[str, Any]] = []
+        try:
+            async with asyncio.timeout(10), self.client.stream("GET", path, headers=headers) as response:
+                assert response.status_code == 200
+                async for part in response.aiter_bytes():
+                    events += [(event.event, json.loads(event.data)) for event in decoder.feed(part)]
+        except httpx2.TransportError:
+            return events, False
+        return events, True
+
+
+@asynccontextmanager
+async def served(serving: Serving, *, live: LiveOptions | None = None, **how: Any) -> AsyncGenerator[Served]:
+    options = how.pop("manager", Options(poll=0.02, sweep=0.02))
+    async with GenerationManager(options=options) as manager:
+        app = Starlette(routes=routes(manager, live=live or LiveOptions(long_poll=0.05), **how))
+        app.state.manager = manager
+        async with serving(app) as client:
+            yield Served(client, manager)
+
+
+async def test_somebody_else_s_is_not_there(serving: Serving) -> None:
+    async with served(serving, authenticate=by_header) as here:
+        put = await here.client.put("/v1/stream/a", headers={**TEXT, **ANN}, content=b"x")
+        assert put.status_code == 201
+        assert (await here.client.get("/v1/stream/a")).status_code == 401
+        for other in ({"x-user": "bob"}, {"x-user": "ann", "x-tenant": "t"}):
+            for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+                content = b"x" if method == "POST" else None
+                answer = await here.client.request(method, "/v1/stream/a", headers={**TEXT, **other}, content=content)
+                assert answer.status_code == 404, (method, other)
+                assert answer.headers["x-content-type-options"] == "nosniff"
+            fork = {**other, "stream-forked-from": "/v1/stream/a"}
+            assert (await here.client.put("/v1/stream/b", headers=fork)).status_code == 404
+        mine = await here.client.get("/v1/stream/a", headers=ANN)
+        assert (mine.text, mine.headers["cache-control"]) == ("x", "private, no-cache")
+
+
+async def test_pages_of_other_origins(serving: Serving) -> None:
+    """They write only where they are allowed to, also with what a browser sends unasked."""
+    evil = {**TEXT, "origin": "https://evil.example"}
+    async with served(serving) as here:
+        await here.client.put("/v1/stream/a", headers=TEXT)
+        assert (await here.client.post("/v1/stream/a", headers=evil, content=b"x")).status_code == 403
+        own = {**TEXT, "origin": str(here.client.base_url).rstrip("/")}
+        assert (await here.client.post("/v1/stream/a", headers=own, content=b"x")).status_code == 204
+        asked = await here.client.options("/v1/stream/a", headers=evil)
+        assert "access-control-allow-origin" not in asked.headers
+    async with served(serving, allow_origin="https://app.example") as here:
+        good = {**TEXT, "origin": "https://app.example"}
+        asked = await here.client.options("/v1/stream/a", headers=good)
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, "https://app.example")
+        assert (await here.client.put("/v1/stream/a", headers=good)).status_code == 201
+        assert (await here.client.put("/v1/stream/b", headers=evil)).status_code == 403
+
+
+async def test_bodies_and_verbs_have_bounds(serving: Serving) -> None:
+    async with served(serving, max_body=100) as here:
+        assert (await here.client.put("/v1/stream/a", headers=TEXT, content=b"x" * 101)).status_code == 413
+        assert (await here.client.put("/v1/stream/a", headers=TEXT, content=b"x" * 100)).status_code == 201
+        refused = await here.client.post("/v1/stream/a", headers=TEXT, content=b"x" * 101)
+        assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+        patch = await here.client.patch("/v1/stream/a")
+        assert (patch.status_code, patch.headers["allow"]) == (405, "GET, HEAD, POST, PUT, DELETE")
+        assert (await here.client.put("/v1/stream/__ds/x", headers=TEXT)).status_code == 404
+
+
+async def test_an_event_stream_ends_and_is_gone_on_with(serving: Serving) -> None:
+    async with served(serving, live=LiveOptions(connection=0.05, heartbeat=0.01)) as here:
+        await here.client.put("/v1/stream/a", headers=JSON, content=b"[1,2]")
+        events, ended = await here.follow("/v1/stream/a?offset=-1&live=sse")
+        assert ended
+        (first, data), (second, control) = events
+        assert (first, data, second) == ("data", [1, 2], "control")
+        await here.client.post("/v1/stream/a", headers={**JSON, "stream-closed": "true"}, content=b"3")
+        at, cursor = control["streamNextOffset"], control["streamCursor"]
+        events, ended = await here.follow(f"/v1/stream/a?offset={at}&live=sse&cursor={cursor}")
+        assert ended
+        assert events == [
+            ("data", [3]),
+            ("control", {"streamNextOffset": token(2), "upToDate": True, "streamClosed": True}),
+        ]
+
+
+@pytest.mark.parametrize("how", ["deleted", "stopped"])
+async def test_a_stream_that_goes_is_cut(serving: Serving, how: str) -> None:
+    """Its readers must not take that for an end; and a long-poll is told at once."""
+    async with served(serving, live=LiveOptions(long_poll=10.0)) as here:
+        await here.client.put("/v1/stream/a", headers=JSON, content=b"[1]")
+        following = asyncio.create_task(here.follow("/v1/stream/a?offset=-1&live=sse"))
+        polling = asyncio.create_task(here.client.get(f"/v1/stream/a?offset={token(1)}&live=long-poll"))
+        while len(here.manager.replica.viewers) < 2:
+            await asyncio.sleep(0.001)
+        if how == "deleted":
+            await here.client.delete("/v1/stream/a")
+        else:
+            here.manager.replica.release_viewers()
+        events, ended = await following
+        assert [kind for kind, _ in events] == ["data", "control"]
+        assert not ended
+        assert (await polling).status_code == (404 if how == "deleted" else 503)
+
+
+async def test_readers_who_leave_are_forgotten(serving: Serving) -> None:
+    async with served(serving, live=LiveOptions(long_poll=30.0)) as here:
+        await here.client.put("/v1/stream/a", headers=JSON)
+        for path in (f"/v1/stream/a?offset={token(1)}&live=long-poll", "/v1/stream/a?offset=now&live=sse"):
+            following = asyncio.create_task(here.follow(path))
+            while not here.manager.replica.viewers:
+                await asyncio.sleep(0.001)
+            following.cancel()
+            await asyncio.wait([following])
+            async with asyncio.timeout(10):
+                while here.manager.replica.viewers:
+                    await asyncio.sleep(0.001)
+
+
+async def test_following_keeps_a_stream(serving: Serving) -> None:
+    async with served(serving, live=LiveOptions(heartbeat=0.2)) as here:
+        await here.client.put("/v1/stream/a", headers={**JSON, "stream-ttl": "1"}, content=b"[1]")
+        following = asyncio.create_task(here.follow("/v1/stream/a?offset=-1&live=sse"))
+        await asyncio.sleep(1.5)
+        closed = await here.client.post("/v1/stream/a", headers={"stream-closed": "true"})
+        assert closed.status_code == 204
+        events, ended = await following
+        assert (events[-1][1]["streamClosed"], ended) == (True, True)
+
+
+# generations
+
+
+async def test_a_generation_is_a_stream_to_read(serving: Serving) -> None:
+    """All of it in one read, record by record as it comes, and from the middle; closed by its seal."""
+    async with served(serving, authenticate=by_header) as here:
+        go = asyncio.Event()
+
+        async def run(gen: Generation) -> None:
+            await gen.text("one")
+            await gen.emit("secret", {"x": 1}, internal=True)
+            await go.wait()
+            await gen.emit("custom", {"name": "two"})
+
+        await here.manager.start("my chat/7", run, user="ann")
+        path = "/v1/stream/generations/my%20chat/7/1"
+        while (await here.client.head(path, headers=ANN)).headers["stream-next-offset"] != token(2):
+            await asyncio.sleep(0.001)
+        running = await here.client.get(path, headers=ANN)
+        assert [one["type"] for one in running.json()] == ["text.delta"]
+        assert "stream-closed" not in running.headers
+        poll = await here.client.get(f"{path}?offset={token(2)}&live=long-poll", headers=ANN)
+        assert (poll.status_code, poll.headers["stream-next-offset"]) == (204, token(2))
+        following = asyncio.create_task(here.follow(f"{path}?offset=-1&live=sse", **ANN))
+        await asyncio.sleep(0)
+        go.set()
+        events, ended = await following
+        assert ended
+        got = [one for kind, data in events if kind == "data" for one in data]
+        assert [(one["offset"], one["type"]) for one in got] == [(1, "text.delta"), (3, "custom"), (4, "completed")]
+        assert events[-1][1] == {"streamNextOffset": token(4), "upToDate": True, "streamClosed": True}
+
+        whole = await here.client.get(path, headers=ANN)
+        assert whole.json() == got
+        assert (whole.headers["stream-closed"], whole.headers["stream-up-to-date"]) == ("true", "true")
+        assert whole.headers["etag"] != running.headers["etag"]
+        known = await here.client.get(path, headers={**ANN, "if-none-match": whole.headers["etag"]})
+        assert known.status_code == 304
+        rest = await here.client.get(f"{path}?offset={token(3)}", headers=ANN)
+        assert [one["type"] for one in rest.json()] == ["completed"]
+        head = await here.client.head(path, headers=ANN)
+        assert (head.headers["stream-closed"], head.headers["content-type"]) == ("true", "application/json")
+        assert (await here.client.get(f"{path}?offset={token(5)}", headers=ANN)).status_code == 400
+
+
+async def test_a_generation_is_only_read_and_only_by_its_owner(serving: Serving) -> None:
+    async with served(serving, authenticate=by_header) as here:
+
+        async def run(gen: Generation) -> None:
+            await gen.text("one")
+
+        await here.manager.start("s", run, user="ann")
+        for method in ("POST", "PUT", "DELETE"):
+            answer = await here.client.request(method, "/v1/stream/generations/s/1", headers={**JSON, **ANN})
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert (await here.client.get("/v1/stream/generations/s/1", headers={"x-user": "bob"})).status_code == 404
+        for path in ("s/2", "s/0", "s/x", "s", "t/1", "1", "/1"):
+            answer = await here.client.get(f"/v1/stream/generations/{path}", headers=ANN)
+            assert answer.status_code == 404, path
+
+
+async def test_a_trimmed_generation_begins_with_its_content(serving: Serving) -> None:
+    manager = Options(log_records=10, checkpoint_every=5, window=4)
+    async with served(serving, manager=manager) as here:
+
+        async def run(gen: Generation) -> None:
+            for number in range(40):
+                await gen.emit("text.delta", {"text": f"{number} ", "part_id": "p"})
+                await gen.snapshot()
+
+        await here.manager.start("s", run)
+        async with asyncio.timeout(10):
+            while not (await here.manager.job("s")).settled:
+                await asyncio.sleep(0.001)
+        assert (await here.manager.job("s")).first_offset > 1
+        first, *rest = (await here.client.get("/v1/stream/generations/s/1")).json()
+        assert (first["type"], first["data"]["reason"]) == ("sync", "trimmed")
+        text = "".join(part["text"] for part in first["data"]["content"])
+        text += "".join(one["data"].get("text", "") for one in rest)
+        assert text == "".join(f"{number} " for number in range(40))
+
+
+# the wire
+
+
+@given(st.lists(st.text(), min_size=1), st.booleans())
+def test_text_in_an_event_stream(parts: list[str], closed: bool) -> None:
+    """Whatever a stream holds, there are exactly the events that the server meant."""
+    data = [part.encode() for part in parts]
+    chunk = Chunk(1, "text/plain", data, 0, 5, up_to_date=True, closed=closed)
+    events = Decoder().feed(events_of(chunk, 7))
+    whole = "".join(parts).replace("\r\n", "\n").replace("\r", "\n")
+    control = {"streamNextOffset": token(5), "upToDate": True}
+    control |= {"streamClosed": True} if closed else {"streamCursor": "7"}
+    got = [(event.event, event.data if event.event == "data" else json.loads(event.data)) for event in events]
+    assert got == [("data", whole), ("control", control)]
+
+
+@given(st.lists(st.binary(), min_size=1))
+def test_bytes_in_an_event_stream(parts: list[bytes]) -> None:
+    chunk = Chunk(1, "application/octet-stream", parts, 0, 5, up_to_date=False)
+    events = Decoder().feed(events_of(chunk, 7))
+    data = [event.data for event in events if event.event == "data"]
+    assert base64.b64decode("".join(data)) == b"".join(parts)
+    assert json.loads(events[-1].data) == {"streamNextOffset": token(5), "streamCursor": "7"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"stream-ttl": "1", "stream-expires-at": "2030-01-01T00:00:00Z"},
+        {"stream-ttl": "01"}, {"stream-ttl": "+1"}, {"stream-ttl": "1e3"}, {"stream-ttl": ""}, {"stream-ttl": "9" * 20},
+        {"stream-ttl": "١"}, {"stream-expires-at": "tomorrow"}, {"stream-expires-at": "2030-01-01T00:00:00"},
+        {"stream-expires-at": "2030-01-01"}, {"stream-fork-offset": token(0)}, {"stream-fork-sub-offset": "0"},
+        {"stream-forked-from": "/elsewhere/a"}, {"stream-forked-from": "/v1/stream/a", "stream-fork-offset": "now"},
+        {"content-type": "nonsense"},
+    ],
+)  # fmt: skip
+def test_what_no_stream_is_made_of(headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    with pytest.raises(BadRequest):
+        wish_of(Headers(raw=raw), "/v1/stream/")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"producer-id": "a"}, {"producer-id": "a", "producer-epoch": "0"},
+        {"producer-id": "", "producer-epoch": "0", "producer-seq": "0"},
+        {"producer-id": "a", "producer-epoch": "-1", "producer-seq": "0"},
+        {"producer-id": "a", "producer-epoch": "0", "producer-seq": str(2**53)},
+        {"stream-seq": ""},
+    ],
+)  # fmt: skip
+def test_what_is_no_append(headers: dict[str, str]) -> None:
+    with pytest.raises(BadRequest):
+        append_of(Headers({**TEXT, **headers}), b"x")
+    with pytest.raises(BadRequest):
+        append_of(Headers(TEXT), b"")
+
+
+@pytest.mark.parametrize("query", ["offset=", "offset=-1&offset=-1", "live=sse", "live=x&offset=-1", "offset=-2"])
+def test_what_is_no_place(query: str) -> None:
+    with pytest.raises(BadRequest):
+        place_of(QueryParams(query))
+
+
+@given(st.none() | st.integers(0, 10**15))
+def test_cursors_rise(given_cursor: int | None) -> None:
+    found = next_cursor(given_cursor)
+    assert found >= next_cursor(None)
+    assert given_cursor is None or found > given_cursor or found >= next_cursor(None) > given_cursor
+
+
+def test_entity_tags() -> None:
+    assert is_known('"a", W/"b"', '"b"')
+    assert is_known("*", '"b"')
+    assert not is_known('"a"', '"b"')
+    assert not is_known("", '"b"')
