@@ -13,7 +13,7 @@ class Chunk(msgspec.Struct, frozen=True):
     """What stands between two places of a stream: bytes in `parts` or, in a JSON stream, messages.
 
     `after`, `next`: the numbers before and after it. `up_to_date`: nothing more was there. `closed`: and nothing ever
-    will be. `last`: the last record that was looked at.
+    will be. `begins`, `last`: the last records that were looked at, with content or without, before it and in it.
     """
 
     generation: int
@@ -23,6 +23,7 @@ class Chunk(msgspec.Struct, frozen=True):
     next: int
     up_to_date: bool = False
     closed: bool = False
+    begins: int = 0
     last: int = 0
 
     @property

@@ -20,7 +20,7 @@ from unspool.durable.entries import APPENDED, OPENED, Config, Content, Entry, Re
 from unspool.durable.errors import StreamConflict, StreamDeleted, Trimmed
 from unspool.durable.expiry import Expiry
 from unspool.durable.forks import Forks, Wish, config_of, matches
-from unspool.durable.live import Live, watch
+from unspool.durable.live import Live, Shared, watch
 from unspool.durable.log import Logs, nonce
 from unspool.durable.names import LEASE, REPLICA, owner_of, stream_id_of
 from unspool.durable.reading import Chunk, add
@@ -83,6 +83,7 @@ class DurableStreams:
         self._manager = manager
         self._store = manager.store
         self._cache = Cache(manager.store, self.options.states)
+        self._shared = Shared(self.options.states)
         self._logs = Logs(manager, self._cache)
         self._forks = Forks(manager, self._cache, self._logs)
         self._expiry = Expiry(manager.store, clock)
@@ -247,7 +248,7 @@ class DurableStreams:
             raise NotFound
         base = known.state.there.base
         viewer = await watch(self._manager.replica, known.job, min(chunk.last - base, known.job.last_offset))
-        return Live(viewer, chunk, base)
+        return Live(viewer, chunk, base, self._shared)
 
     async def touch(self, path: str, owner: Owner) -> int | None:
         """Keep a stream that is being followed; answers for how many seconds, None for ever. Raises NotFound."""

@@ -207,7 +207,7 @@ def test_followers_get_everything_once(seed: int) -> None:
                 got = list(chunk.parts)
                 with await streams.follow("p", ME, chunk) as live:
                     while not chunk.closed:
-                        found = await live.next(5.0)
+                        found = await within(live.next())
                         assert found is not None
                         assert found.after == chunk.next
                         chunk = found
@@ -232,7 +232,7 @@ async def test_a_deleted_stream_ends_its_followers_and_is_never_mixed_up_with_th
         await one.append("p", ME, text("old"))
         chunk = await two.read("p", ME, 0)
         live = await two.follow("p", ME, chunk)
-        waiting = asyncio.create_task(live.next(10.0))
+        waiting = asyncio.create_task(live.next())
         await asyncio.sleep(0)
         await one.delete("p", ME)
         with pytest.raises(NotFound):
@@ -328,7 +328,7 @@ async def test_a_stopping_replica_lets_followers_go() -> None:
     async with replicas(2) as (one, two):
         await created(one)
         live = await one.follow("p", ME, await one.read("p", ME, 0))
-        waiting = asyncio.create_task(live.next(10.0))
+        waiting = asyncio.create_task(live.next())
         await asyncio.sleep(0)
         await one._manager.stop(0)
         with pytest.raises(ViewerReleased):

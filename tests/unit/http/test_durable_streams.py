@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
+from starlette.types import Message, Scope
 
 from tests.conftest import Serving
 from unspool import GenerationManager, Options
@@ -166,7 +167,7 @@ async def test_readers_who_leave_are_forgotten(serving: Serving) -> None:
 
 
 async def test_following_keeps_a_stream(serving: Serving) -> None:
-    async with served(serving, live=LiveOptions(heartbeat=0.2)) as here:
+    async with served(serving) as here:
         await here.client.put("/v1/stream/a", headers={**JSON, "stream-ttl": "1"}, content=b"[1]")
         following = asyncio.create_task(here.follow("/v1/stream/a?offset=-1&live=sse"))
         await asyncio.sleep(1.5)
@@ -174,6 +175,31 @@ async def test_following_keeps_a_stream(serving: Serving) -> None:
         assert closed.status_code == 204
         events, ended = await following
         assert (events[-1][1]["streamClosed"], ended) == (True, True)
+
+
+async def test_a_reader_that_does_not_read_is_cut_off(serving: Serving) -> None:
+    """Also by a server that lends no connection: what is left is to give the response up."""
+    async with served(serving) as here:
+        await here.client.put("/v1/stream/a", headers=TEXT, content=b"x")
+        dialect = routes(here.manager, live=LiveOptions(send_timeout=0.05))[0].endpoint
+        stuck = asyncio.Event()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await stuck.wait()
+
+        async def receive() -> Message:
+            await stuck.wait()
+            raise AssertionError
+
+        scope: Scope = {
+            "type": "http", "method": "GET", "path": "/v1/stream/a", "query_string": b"offset=-1&live=sse",
+            "headers": [], "path_params": {"path": "a"},
+        }  # fmt: skip
+        response = asyncio.create_task(dialect(scope, receive, send))
+        await asyncio.wait([response], timeout=10)
+        assert response.cancelled()
+        assert not here.manager.replica.viewers
 
 
 # generations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -80,13 +79,9 @@ class GenerationLive:
         self._viewer = viewer
         self._at: Chunk = replace(chunk, parts=(), after=chunk.next)
 
-    async def next(self, seconds: float) -> Chunk | None:
-        """The next chunk, or None when nothing came in that time. Raises ViewerReleased."""
-        try:
-            async with asyncio.timeout(seconds):
-                records = await self._viewer.records()
-        except TimeoutError:
-            return None
+    async def next(self) -> Chunk | None:
+        """Wait for the next chunk; None when poked, or closed meanwhile. Raises ViewerReleased."""
+        records = await self._viewer.records()
         if not records:
             return None
         if records[0].type == SYNC:  # what was read here is lost: it is read anew
@@ -98,6 +93,9 @@ class GenerationLive:
         )  # fmt: skip
         self._at = replace(chunk, parts=(), after=reached)
         return chunk
+
+    def poke(self) -> None:
+        self._viewer.poke()
 
     def close(self) -> None:
         self._viewer.close()

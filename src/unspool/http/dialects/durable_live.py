@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -28,8 +28,12 @@ _log = logging.getLogger("unspool.http")
 class Following(Protocol):
     """What comes after a chunk: see `unspool.durable.Live`."""
 
-    async def next(self, seconds: float) -> Chunk | None:
-        """The next chunk, or None when nothing came. Raises NotFound, ViewerReleased."""
+    async def next(self) -> Chunk | None:
+        """Wait for the next chunk; None when poked or closed. Raises NotFound, ViewerReleased."""
+        ...
+
+    def poke(self) -> None:
+        """Whoever waits goes on with nothing."""
         ...
 
     def close(self) -> None:
@@ -75,7 +79,10 @@ async def long_poll(source: Source, after: int | None, receive: Receive, seconds
     live = await source.follow(chunk)
     watcher = asyncio.create_task(watch_over(receive, live.close))
     try:
-        return await live.next(seconds) or chunk
+        async with asyncio.timeout(seconds):
+            return await live.next() or chunk
+    except TimeoutError:
+        return chunk
     finally:
         watcher.cancel()
         live.close()
@@ -83,6 +90,9 @@ async def long_poll(source: Source, after: int | None, receive: Receive, seconds
 
 class EventStream:
     """One open event stream."""
+
+    _last: ClassVar[tuple[Chunk | None, int, bytes]] = (None, 0, b"")
+    """What was encoded last: those who follow the same stream are given the same chunk, one after the other."""
 
     def __init__(
         self, source: Source, chunk: Chunk, cursor: int | None, headers: Mapping[str, str], options: LiveOptions
@@ -94,70 +104,99 @@ class EventStream:
         self._options = options
         self._live: Following | None = None
         self._gone = False
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + options.connection
+        self._last_write = self._loop.time()
+        self._sending = False
+        self._keeps = math.inf  # seconds for which a read keeps the stream
+        self._timer: asyncio.TimerHandle | None = None
+        self._cut: Callable[[], object] = self._leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         link: Link | None = scope.get("extensions", {}).get(LINK)
+        task = asyncio.current_task()
+        if link is not None:
+            self._cut = link.abort
+        elif task is not None:
+            self._cut = task.cancel
         raw = [(name.encode(), value.encode()) for name, value in self._headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         watcher = asyncio.create_task(watch_over(receive, self._leave))
+        self._tick()
         try:
-            if await self._pump(self._writing(send)):
+            if await self._pump(send):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             elif link is not None:
                 link.close()
                 await asyncio.wait([watcher], timeout=1.0)
-        except TimeoutError:
-            _log.info("a reader of a durable stream does not read; it is cut off")
-            if link is not None:
-                link.abort()
         finally:
             watcher.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             if self._live is not None:
                 self._live.close()
-
-    def _writing(self, send: Send) -> Callable[[bytes], Awaitable[None]]:
-        async def write(data: bytes) -> None:
-            async with asyncio.timeout(self._options.send_timeout):
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-
-        return write
 
     def _leave(self) -> None:
         self._gone = True
         if self._live is not None:
             self._live.close()
 
-    async def _pump(self, write: Callable[[bytes], Awaitable[None]]) -> bool:
+    def _tick(self) -> None:
+        """One timer for all that is due: a comment, a sign of use, the end of the time, a reader that does not read."""
+        if self._timer is not None:
+            self._timer.cancel()
+        now = self._loop.time()
+        if self._sending and now - self._last_write >= self._options.send_timeout:
+            _log.info("a reader of a durable stream does not read; it is cut off")
+            self._leave()
+            self._cut()
+            return
+        if self._live is not None:
+            self._live.poke()
+        wait = min(self._options.heartbeat, self._options.send_timeout, self._keeps / 2, self._until - now)
+        self._timer = self._loop.call_later(max(wait, 0.01), self._tick)
+
+    async def _pump(self, send: Send) -> bool:
         """True at the end of the stream or of the connection's time; False when the server must let it go."""
-        until = asyncio.get_running_loop().time() + self._options.connection
         try:
             chunk = self._chunk
-            await write(self._events(chunk))
+            await self._write(send, self._events(chunk))
             while not chunk.up_to_date and not self._gone:
                 chunk = await self._source.read(chunk.next)
-                await write(self._events(chunk))
+                await self._write(send, self._events(chunk))
             if chunk.closed or self._gone:
                 return True
-            self._live = await self._source.follow(chunk)
-            return await self._pump_live(self._live, until, write)
+            self._keeps = await self._source.touch()
+            self._tick()
+            live = self._live = await self._source.follow(chunk)
+            while not self._gone and self._loop.time() < self._until:
+                found = await live.next()
+                if found is not None:
+                    await self._write(send, self._events(found))
+                    if found.up_to_date and found.closed:
+                        return True
+                elif not self._gone:
+                    await self._be_alive(send)
         except UnspoolError as error:
             _log.info("a reader of a durable stream is let go: %s", error)
             return False
-
-    async def _pump_live(self, live: Following, until: float, write: Callable[[bytes], Awaitable[None]]) -> bool:
-        now = asyncio.get_running_loop().time
-        keeps = await self._source.touch()
-        while not self._gone and (left := until - now()) > 0:
-            chunk = await live.next(min(left, self._options.heartbeat, keeps / 2))
-            if chunk is not None:
-                await write(self._events(chunk))
-                if chunk.up_to_date and chunk.closed:
-                    return True
-            elif not self._gone:
-                keeps = await self._source.touch() if keeps < math.inf else keeps
-                await write(KEEP_ALIVE)
         return True
+
+    async def _be_alive(self, send: Send) -> None:
+        if self._keeps < math.inf:
+            self._keeps = await self._source.touch()
+        if self._loop.time() - self._last_write >= self._options.heartbeat / 2:
+            await self._write(send, KEEP_ALIVE)
+
+    async def _write(self, send: Send, data: bytes) -> None:
+        self._sending, self._last_write = True, self._loop.time()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._sending = False
 
     def _events(self, chunk: Chunk) -> bytes:
         self._cursor = max(self._cursor, next_cursor(None))
-        return events_of(chunk, self._cursor)
+        known, cursor, data = EventStream._last
+        if known is not chunk or cursor != self._cursor:
+            data = events_of(chunk, self._cursor)
+            EventStream._last = (chunk, self._cursor, data)
+        return data
