@@ -8,6 +8,7 @@ one that is used up; a new one at the same path is another generation, and can n
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,11 +26,20 @@ from unspool.durable.log import Logs, nonce
 from unspool.durable.names import LEASE, REPLICA, owner_of, stream_id_of
 from unspool.durable.reading import Chunk, add
 from unspool.durable.state import Append, State
-from unspool.errors import BadRequest, Fenced, GenerationConflict, Gone, NotFound, ShuttingDown
+from unspool.errors import (
+    BadRequest,
+    Fenced,
+    GenerationConflict,
+    Gone,
+    NotFound,
+    ShuttingDown,
+    StoreUnavailable,
+)
 from unspool.jobs import Job, Limits, Owner
 from unspool.manager import GenerationManager
 from unspool.protocols import NewJob
 
+_log = logging.getLogger("unspool.durable")
 _LIMITS: Final = Limits(stall=0.0, duration=0.0, log_bytes=0)
 
 
@@ -294,10 +304,20 @@ class DurableStreams:
             self._manager.replica.spawn(self._expire())
 
     async def _expire(self) -> None:
-        for job in await self._expiry.overdue():
+        try:
+            for job in await self._expiry.overdue():
+                await self._end_if_over(job)
+        except StoreUnavailable as error:
+            _log.warning("streams whose time is over are still there: %s", error)
+
+    async def _end_if_over(self, job: Job) -> None:
+        try:
             known = await self._known(job)
-            if known.state.config is not None and not known.state.deleted and self._expiry.over(job, known.state.there):
+            config = known.state.config
+            if config is not None and not known.state.deleted and self._expiry.over(job, config):
                 await self._forks.remove(known)
+        except (NotFound, Gone):
+            pass  # somebody else was faster
 
     async def _inherit(self, origin: Known | None, wish: Wish) -> tuple[int, tuple[Segment, ...], Content | None]:
         """Where a fork begins, what it takes over by reference, and the part of an append that it takes as its own."""

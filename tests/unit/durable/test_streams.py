@@ -13,6 +13,7 @@ from tests.unit.durable.kit import JSON, ME, TEXT, Clock, message, read_all, rep
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Fork, Wish
+from unspool.durable.cache import Cache
 from unspool.durable.entries import Ref
 from unspool.durable.errors import ProducerFenced, StreamClosed, StreamConflict, StreamDeleted, StreamFull
 from unspool.errors import BadRequest, NotFound, StoreUnavailable, ViewerReleased
@@ -297,6 +298,23 @@ async def test_streams_that_nobody_uses_are_swept() -> None:
         async with asyncio.timeout(5):
             while len(await manager.jobs(user=ANYONE)) > 1:
                 await asyncio.sleep(0.001)
+
+
+async def test_a_sweep_survives_what_others_delete_meanwhile() -> None:
+    clock = Clock()
+    async with replicas(1, clock=clock) as (streams,):
+        for number in range(3):
+            await streams.create(f"old{number}", ME, Wish(content_type="text/plain", ttl=10))
+        await asyncio.sleep(0)  # the sweep that the first of them has set off
+        clock.now += 20
+        overdue = await streams._expiry.overdue()
+        assert {job.stream_id for job in overdue} == {"§ds:old0", "§ds:old1", "§ds:old2"}
+        with pytest.raises(NotFound):
+            await streams.read("old1", ME, 0)  # which deletes it
+        streams._cache = Cache(streams._store, 10)  # as on a replica that has not seen them
+        for job in overdue:
+            await streams._end_if_over(job)
+        assert await streams._manager.jobs(user=ANYONE) == []
 
 
 async def test_bounds() -> None:
