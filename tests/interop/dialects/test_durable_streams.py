@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import json
 import shutil
@@ -25,7 +26,7 @@ from tests.servers import redis as servers
 from unspool import GenerationManager
 from unspool.durable import DurableOptions
 from unspool.http.dialects.durable_live import LiveOptions
-from unspool.http.dialects.durable_streams import routes
+from unspool.http.dialects.durable_streams import SubscriptionOptions, routes
 from unspool.testing.proxy import Faults, Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -92,6 +93,17 @@ async def test_forks(serving: Serving, node: str, store: str, tmp_path: Path, te
         verdict = await run_suite(node, str(client.base_url), FORKS, tmp_path / "report.json")
     tell(f"Durable Streams conformance over {store.partition(':')[0]}, forks: {verdict}")
     assert (verdict.passed, verdict.failed) == (82, 0)
+
+
+async def test_subscriptions(serving: Serving, node: str, store: str, tmp_path: Path, tell: Tell) -> None:
+    if importlib.util.find_spec("cryptography") is None:
+        pytest.skip("webhooks need the extra `webhooks`")
+    async with served(serving, store, subscriptions=SubscriptionOptions(local_webhooks=True)) as client:
+        verdict = await run_suite(
+            node, str(client.base_url), SUBSCRIPTIONS, tmp_path / "report.json", subscriptions=True
+        )
+    tell(f"Durable Streams conformance over {store.partition(':')[0]}, subscriptions: {verdict}")
+    assert (verdict.passed, verdict.failed) == (6, 0)
 
 
 # clients

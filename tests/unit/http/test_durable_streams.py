@@ -24,7 +24,7 @@ from unspool.durable import Chunk, token
 from unspool.errors import BadRequest
 from unspool.http import Identity
 from unspool.http.dialects.durable_live import LiveOptions
-from unspool.http.dialects.durable_streams import routes
+from unspool.http.dialects.durable_streams import SubscriptionOptions, routes
 from unspool.http.dialects.durable_wire import append_of, events_of, is_known, next_cursor, place_of, wish_of
 from unspool.producer import Generation
 from unspool.sse import Decoder
@@ -282,6 +282,72 @@ async def test_a_trimmed_generation_begins_with_its_content(serving: Serving) ->
         text = "".join(part["text"] for part in first["data"]["content"])
         text += "".join(one["data"].get("text", "") for one in rest)
         assert text == "".join(f"{number} " for number in range(40))
+
+
+# subscriptions
+
+
+async def test_workers_need_only_the_token_of_their_wake(serving: Serving) -> None:
+    """What is asked of a subscription is asked by its owner; what is told of a wake, by whoever has it."""
+    pytest.importorskip("cryptography")
+    async with served(serving, authenticate=by_header, subscriptions=SubscriptionOptions()) as here:
+        for path in ("wake", "events/a"):
+            await here.client.put(f"/v1/stream/{path}", headers={**JSON, **ANN})
+        base = "/v1/stream/__ds/subscriptions/s"
+        terms = {"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake"}
+        assert (await here.client.put(base, json=terms)).status_code == 401
+        made = await here.client.put(base, json=terms, headers=ANN)
+        assert (made.status_code, made.json()["status"], "webhook" in made.json()) == (201, "active", False)
+        assert (await here.client.put(base, json=terms, headers=ANN)).status_code == 200
+        other = await here.client.put(base, json={**terms, "lease_ttl_ms": 5000}, headers=ANN)
+        assert (other.status_code, other.json()["error"]["code"]) == (409, "SUBSCRIPTION_CONFLICT")
+        assert (await here.client.get(base, headers={"x-user": "bob"})).status_code == 404
+        added = await here.client.post(f"{base}/streams", json={"streams": ["logs/x"]}, headers=ANN)
+        assert added.status_code == 204
+        told = (await here.client.get(base, headers=ANN)).json()["streams"]
+        assert [(one["path"], one["link_type"]) for one in told] == [("events/a", "glob"), ("logs/x", "explicit")]
+        assert (await here.client.delete(f"{base}/streams/logs%2Fx", headers=ANN)).status_code == 204
+
+        await here.client.post("/v1/stream/events/a", headers={**JSON, **ANN}, content=b"1")
+        async with asyncio.timeout(10):
+            while not (await here.client.get("/v1/stream/wake", headers=ANN)).json():
+                await asyncio.sleep(0.001)
+        claim = (await here.client.post(f"{base}/claim", json={"worker": "w"}, headers=ANN)).json()
+        shown = {"authorization": f"Bearer {claim['token']}"}
+        wake = {"wake_id": claim["wake_id"], "generation": claim["generation"]}
+        acks = [{"stream": one["path"], "offset": one["tail_offset"]} for one in claim["streams"]]
+        for headers, status in (({}, 401), ({"authorization": "Bearer x"}, 409), ({"authorization": "Basic x"}, 401)):
+            assert (await here.client.post(f"{base}/ack", json=wake, headers=headers)).status_code == status
+        wrong = await here.client.post(f"{base}/ack", json={**wake, "acks": [{"stream": "events/a", "offset": "-1"}]},
+                                       headers=shown)  # fmt: skip
+        assert wrong.status_code == 400
+        beat = await here.client.post(f"{base}/ack", json=wake, headers=shown)
+        assert beat.json() == {"ok": True, "next_wake": False}
+        done = await here.client.post(f"{base}/ack", json={**wake, "acks": acks, "done": True}, headers=shown)
+        assert done.json() == {"ok": True, "next_wake": False}
+        late = await here.client.post(f"{base}/release", json=wake, headers=shown)
+        assert (late.status_code, late.json()["error"]["code"]) == (409, "FENCED")
+        assert (await here.client.delete(base, headers=ANN)).status_code == 204
+        gone = await here.client.post(f"{base}/ack", json=wake, headers=shown)
+        assert (gone.status_code, gone.json()["error"]["code"]) == (409, "FENCED")
+        assert (await here.client.get("/v1/stream/__ds/jwks.json")).json()["keys"][0]["crv"] == "Ed25519"
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {}, {"type": "x"}, {"type": "webhook", "pattern": "a"}, {"type": "pull-wake", "wake_stream": "w"},
+        {"type": "pull-wake", "pattern": "a", "wake_stream": "w", "lease_ttl_ms": 1},
+        {"type": "pull-wake", "pattern": "a", "wake_stream": "w", "webhook": {"url": "https://example.com"}},
+        {"type": "webhook", "pattern": "a", "webhook": {"url": "http://127.0.0.1/x"}},
+    ],
+)  # fmt: skip
+async def test_what_is_no_subscription(serving: Serving, terms: dict[str, Any]) -> None:
+    pytest.importorskip("cryptography")
+    async with served(serving, subscriptions=SubscriptionOptions()) as here:
+        answer = await here.client.put("/v1/stream/__ds/subscriptions/s", json=terms)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"]
 
 
 # the wire

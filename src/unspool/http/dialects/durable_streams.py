@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
@@ -17,10 +18,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from unspool.durable import Chunk, DurableOptions, DurableStreams, Live
+from unspool.durable.subscriptions import Subscriptions
 from unspool.errors import BodyTooLarge, NotFound, StoreUnavailable, UnspoolError
 from unspool.http.auth import Authenticate, Identity, identify
 from unspool.http.dialects.durable_generations import GenerationSource
 from unspool.http.dialects.durable_live import EventStream, LiveOptions, Source, long_poll
+from unspool.http.dialects.durable_subscriptions import RESERVED, SubscriptionRoutes
 from unspool.http.dialects.durable_wire import (
     ALWAYS,
     EXPOSED,
@@ -41,11 +44,20 @@ from unspool.http.problem import problem
 from unspool.jobs import Owner
 from unspool.manager import GenerationManager
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionOptions:
+    """`signing_key`: the seed, 32 bytes, of the key that calls of webhooks are signed with, the same on all replicas;
+    without it each process has one of its own. `local_webhooks`: also call what listens on this machine."""
+
+    signing_key: bytes | None = None
+    local_webhooks: bool = False
+
+
 MAX_BODY: Final = 16 * 1024 * 1024
 """Bytes of one append, by default."""
 
 _GENERATIONS: Final = "generations/"
-_RESERVED: Final = ("__ds/", _GENERATIONS)
 
 
 def routes(
@@ -57,17 +69,20 @@ def routes(
     live: LiveOptions | None = None,
     max_body: int = MAX_BODY,
     allow_origin: str | None = None,
+    subscriptions: SubscriptionOptions | None = None,
 ) -> list[Route]:
     """The dialect over a manager, for the routes of a Starlette application.
 
     `authenticate`: as for `unspool.http.router`. `allow_origin`: the origin whose pages may call, "*" for any; None:
-    only pages of this server itself. `max_body`: bytes above which an append is refused with 413.
+    only pages of this server itself. `max_body`: bytes above which an append is refused with 413. `subscriptions`: with
+    the routes for them, which are 404 otherwise; needs the extra `webhooks`.
     """
+    root = prefix.rstrip("/")
     streams = DurableStreams(manager, options=options)
-    dialect = _Dialect(
-        manager, streams, prefix.rstrip("/"), authenticate, live or LiveOptions(), max_body, allow_origin
-    )
-    return [Route(f"{prefix.rstrip('/')}/{{path:path}}", dialect, name="unspool.durable_streams")]
+    dialect = _Dialect(manager, streams, root, authenticate, live or LiveOptions(), max_body, allow_origin)
+    if subscriptions is not None:
+        dialect.subscribe(subscriptions)
+    return [Route(f"{root}/{{path:path}}", dialect, name="unspool.durable_streams")]
 
 
 Verb = Callable[[Request, Identity, str], Awaitable[Response]]
@@ -94,11 +109,29 @@ class _Dialect:
         self._max_body = max_body
         self._always = dict(ALWAYS)
         self._allow_origin = allow_origin
+        self._subscriptions: Subscriptions | None = None
+        self._reserved: SubscriptionRoutes | None = None
         if allow_origin is not None:
             self._always |= {"access-control-allow-origin": allow_origin, "access-control-expose-headers": EXPOSED}
             if allow_origin != "*":
                 self._always["vary"] = "Origin"
         self._verbs: dict[str, Verb] = {"PUT": self.put, "POST": self.post, "HEAD": self.head, "DELETE": self.delete}
+
+    def subscribe(self, options: SubscriptionOptions) -> None:
+        """With subscriptions. Raises ConfigurationError without what they need."""
+
+        async def owner(request: Request) -> Owner:
+            return _owner(await identify(self._authenticate, request))
+
+        self._subscriptions = Subscriptions(
+            self._manager, self._streams, signing_key=options.signing_key, local_webhooks=options.local_webhooks
+        )
+        self._reserved = SubscriptionRoutes(self._subscriptions, owner, self._prefix)
+
+    def _tell_subscribers(self, identity: Identity, path: str, number: int) -> None:
+        # Nobody waits for that: the append is there, whatever becomes of it.
+        if self._subscriptions is not None:
+            self._manager.replica.spawn(self._subscriptions.appended(_owner(identity), path, number))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -117,9 +150,13 @@ class _Dialect:
             return Response(status_code=204, headers=PREFLIGHT)
         if self._is_foreign(request):
             return Response("pages of other origins may not call this server\n", 403, media_type="text/plain")
-        identity = await identify(self._authenticate, request)
         path: str = request.path_params["path"]
-        if path.startswith(_RESERVED):
+        if path.startswith(RESERVED):
+            if self._reserved is None:
+                raise NotFound
+            return await self._reserved.answer(request, path.removeprefix(RESERVED))
+        identity = await identify(self._authenticate, request)
+        if path.startswith(_GENERATIONS):
             return await self._generation(request, identity, path, receive)
         if request.method == "GET":
             return await self._get(request, _StreamSource(self._streams, path, _owner(identity)), receive)
@@ -188,6 +225,8 @@ class _Dialect:
         content = content_of(body, content_type, empty=True) if body else None
         info = await self._streams.create(path, _owner(identity), wish, content)
         headers = {**about(info), **lifetime(info)}
+        if info.created and content:
+            self._tell_subscribers(identity, path, info.next)
         if info.created:
             headers["location"] = f"{request.url.scheme}://{request.url.netloc}{quote(request.scope['path'])}"
         return Response(status_code=201 if info.created else 200, headers=headers)
@@ -195,6 +234,8 @@ class _Dialect:
     async def post(self, request: Request, identity: Identity, path: str) -> Response:
         append = append_of(request.headers, await self._body(request))
         done = await self._streams.append(path, _owner(identity), append)
+        if done.fresh and append.content is not None:
+            self._tell_subscribers(identity, path, done.info.next)
         headers = about(done.info)
         del headers["content-type"]
         if append.producer is not None:
@@ -221,7 +262,7 @@ class _Dialect:
         self, request: Request, identity: Identity, path: str, receive: Receive
     ) -> Response | EventStream:
         stream_id, _, number = path.removeprefix(_GENERATIONS).rpartition("/")
-        if not path.startswith(_GENERATIONS) or not stream_id or not (number.isascii() and number.isdigit()):
+        if not stream_id or not (number.isascii() and number.isdigit()):
             raise NotFound
         if request.method not in ("GET", "HEAD"):
             return _not_allowed("GET, HEAD")
