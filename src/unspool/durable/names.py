@@ -10,7 +10,8 @@ import hashlib
 from typing import Final
 
 from unspool.errors import BadRequest
-from unspool.jobs import Owner
+from unspool.jobs import Limits, Owner
+from unspool.protocols import NewJob
 
 PREFIX: Final = "§ds:"
 REPLICA: Final = "durable-streams"
@@ -18,6 +19,7 @@ REPLICA: Final = "durable-streams"
 LEASE: Final = 10 * 365 * 24 * 3600.0
 """Seconds. Nobody has to stay alive for a stream: what two replicas write at once is told apart by its offset."""
 
+_LIMITS: Final = Limits(stall=0.0, duration=0.0, log_bytes=0)
 _LONG: Final = 200
 _LONGEST: Final = 4096
 
@@ -34,3 +36,15 @@ def stream_id_of(path: str) -> str:
 def owner_of(owner: Owner) -> Owner:
     """The same person as an owner of durable streams."""
     return Owner(owner.user, "§ds" if owner.tenant is None else f"§ds:{owner.tenant}")
+
+
+def new_log(stream_id: str, owner: Owner, expect: int) -> NewJob:
+    """A log that ends only when it is sealed. `expect`: the last number used there, so that nothing is replaced."""
+    return NewJob(
+        stream_id=stream_id,
+        owner=owner_of(owner),
+        replica=REPLICA,
+        lease=LEASE,
+        expect_generation=expect,
+        limits=_LIMITS,
+    )

@@ -6,16 +6,15 @@ from collections.abc import Callable
 from typing import Final
 
 from unspool import events
-from unspool.durable.names import LEASE, REPLICA, owner_of
+from unspool.durable.names import new_log, owner_of
 from unspool.errors import Fenced, GenerationConflict, Gone, NotFound
 from unspool.events import Record, encode_data
-from unspool.jobs import Job, Limits, Owner
-from unspool.protocols import Checkpoint, JobStore, NewJob
+from unspool.jobs import Job, Owner
+from unspool.protocols import Checkpoint, JobStore
 
 _TYPE: Final = "ds.snapshot"
 _KEPT: Final = 64
 """Records after which all but the last are forgotten."""
-_LIMITS: Final = Limits(stall=0.0, duration=0.0, log_bytes=0)
 
 Change = Callable[[bytes | None], bytes | None]
 """From what is there (None: nothing) to what is to be there; None: leave it. Raises what it is refused with."""
@@ -69,10 +68,7 @@ class Snapshots:
             expect = 0
         except Gone as gone:
             expect = gone.details["generation"]
-        new = NewJob(
-            stream_id=name, owner=whose, replica=REPLICA, lease=LEASE, expect_generation=expect, limits=_LIMITS
-        )
-        return (await self._store.create(new)).job
+        return (await self._store.create(new_log(name, owner, expect))).job
 
     async def _append(self, job: Job, value: bytes) -> None:
         offset = job.last_offset + 1

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 
@@ -23,7 +22,7 @@ from unspool.durable.expiry import Expiry
 from unspool.durable.forks import Forks, Wish, config_of, matches
 from unspool.durable.live import Live, Shared, watch
 from unspool.durable.log import Logs, nonce
-from unspool.durable.names import LEASE, REPLICA, owner_of, stream_id_of
+from unspool.durable.names import new_log, owner_of, stream_id_of
 from unspool.durable.reading import Chunk, add
 from unspool.durable.state import Append, State
 from unspool.errors import (
@@ -35,12 +34,10 @@ from unspool.errors import (
     ShuttingDown,
     StoreUnavailable,
 )
-from unspool.jobs import Job, Limits, Owner
+from unspool.jobs import Job, Owner
 from unspool.manager import GenerationManager
-from unspool.protocols import NewJob
 
 _log = logging.getLogger("unspool.durable")
-_LIMITS: Final = Limits(stall=0.0, duration=0.0, log_bytes=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,16 +148,7 @@ class DurableStreams:
         config = config_of(path, wish, origin, base, inherited)
         if job is None:
             # Only a name and a number as yet: there is a stream as soon as its first record stands.
-            created = await self._store.create(
-                NewJob(
-                    stream_id=stream_id_of(path),
-                    owner=owner_of(owner),
-                    replica=REPLICA,
-                    lease=LEASE,
-                    expect_generation=expect,
-                    limits=_LIMITS,
-                )
-            )
+            created = await self._store.create(new_log(stream_id_of(path), owner, expect))
             job = created.job
         known = await self._known(job)
         ref = Ref(*job.key)
