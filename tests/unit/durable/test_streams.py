@@ -446,3 +446,51 @@ async def test_a_note_of_a_fork_that_never_came_to_be_holds_nothing() -> None:
         await streams.delete("p", ME)
         with pytest.raises(NotFound):
             await streams.read("p", ME, 0)
+
+
+async def test_nothing_is_left_of_a_hundred_streams() -> None:
+    async with replicas(1) as (streams,):
+        manager = streams._manager
+        for number in range(100):
+            path = f"p{number}"
+            await streams.create(path, ME, TEXT, b"x")
+            chunk = await streams.read(path, ME, 0)
+            with await streams.follow(path, ME, chunk) as live:
+                await streams.append(path, ME, text("y"))
+                assert (await within(live.next())) is not None
+            await streams.delete(path, ME)
+        manager.replica.drop_idle_tails()
+        assert (await manager.counts()).total == 0
+        assert (len(streams._cache), len(manager.replica.tails), len(manager.replica.viewers)) == (0, 0, 0)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=10)
+def test_a_large_stream_while_it_is_written(seed: int) -> None:
+    """Whoever reads at any moment, in chunks of any size, gets a beginning of what is there in the end."""
+
+    async def go() -> None:
+        random = Random(seed)
+        options = DurableOptions(chunk_bytes=random.choice([1, 100, 5000]))
+        async with replicas(2, options=options) as both:
+            await created(both[0])
+            pieces = [random.randbytes(random.randint(1, 3000)) for _ in range(30)]
+
+            async def write() -> None:
+                for number, piece in enumerate(pieces):
+                    await both[number % 2].append("p", ME, text(piece))
+                    await asyncio.sleep(0)
+
+            seen: list[bytes] = []
+            writer = asyncio.create_task(write())
+            while not writer.done():
+                parts, _, _ = await read_all(random.choice(both), "p")
+                seen.append(b"".join(parts))
+                await asyncio.sleep(0)
+            await writer
+            whole = b"".join((await read_all(both[1], "p"))[0])
+            assert whole == b"".join(pieces)
+            assert all(whole.startswith(one) for one in seen)
+            assert seen == sorted(seen, key=len)
+
+    asyncio.run(go())
