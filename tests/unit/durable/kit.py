@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Producer, Wish, messages_of
+from unspool.durable.errors import StreamClosed
+from unspool.errors import StoreUnavailable
 from unspool.jobs import Owner
 from unspool.options import Options
 from unspool.testing.faults import FaultyStore
@@ -92,3 +94,32 @@ async def read_all(streams: DurableStreams, path: str, owner: Owner = ME) -> tup
         at = chunk.next
         if chunk.up_to_date:
             return parts, stops, chunk
+
+
+async def insist(streams: DurableStreams, append: Append) -> bool:
+    """Append until it is known what became of it; False where the stream was closed."""
+    while True:
+        try:
+            await streams.append("p", ME, append)
+        except StoreUnavailable:
+            continue
+        except StreamClosed:
+            return False
+        return True
+
+
+async def created(streams: DurableStreams, wish: Wish = TEXT) -> None:
+    while True:
+        try:
+            await streams.create("p", ME, wish)
+        except StoreUnavailable:
+            continue
+        return
+
+
+async def reading(streams: DurableStreams) -> tuple[list[bytes], list[int], Chunk]:
+    while True:
+        try:
+            return await read_all(streams, "p")
+        except StoreUnavailable:
+            continue

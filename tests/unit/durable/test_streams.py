@@ -9,28 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.durable.kit import JSON, ME, TEXT, Clock, message, read_all, replicas, text, within
+from tests.unit.durable.kit import (
+    JSON,
+    ME,
+    TEXT,
+    Clock,
+    created,
+    insist,
+    message,
+    read_all,
+    reading,
+    replicas,
+    text,
+    within,
+)
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
-from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Fork, Wish
+from unspool.durable import Append, DurableOptions, DurableStreams, Fork, Wish
 from unspool.durable.cache import Cache
-from unspool.durable.entries import Ref
-from unspool.durable.errors import ProducerFenced, StreamClosed, StreamConflict, StreamDeleted, StreamFull
-from unspool.errors import BadRequest, NotFound, StoreUnavailable, ViewerReleased
+from unspool.durable.errors import ProducerFenced, StreamConflict, StreamFull
+from unspool.errors import BadRequest, NotFound, ViewerReleased
 from unspool.jobs import ANYONE, Owner
 from unspool.testing.faults import FaultyStore
-
-
-async def insist(streams: DurableStreams, append: Append) -> bool:
-    """Append until it is known what became of it; False where the stream was closed."""
-    while True:
-        try:
-            await streams.append("p", ME, append)
-        except StoreUnavailable:
-            continue
-        except StreamClosed:
-            return False
-        return True
 
 
 @given(st.integers(0, 10_000))
@@ -60,23 +60,6 @@ def test_appends_from_two_replicas(seed: int) -> None:
                 assert chunk.next == 101
 
     asyncio.run(go())
-
-
-async def created(streams: DurableStreams, wish: Wish = TEXT) -> None:
-    while True:
-        try:
-            await streams.create("p", ME, wish)
-        except StoreUnavailable:
-            continue
-        return
-
-
-async def reading(streams: DurableStreams) -> tuple[list[bytes], list[int], Chunk]:
-    while True:
-        try:
-            return await read_all(streams, "p")
-        except StoreUnavailable:
-            continue
 
 
 async def test_an_append_whose_answer_was_lost_is_there_once() -> None:
@@ -364,88 +347,6 @@ async def test_long_and_strange_paths() -> None:
         for path in ("", "x" * 5000):
             with pytest.raises(BadRequest):
                 await streams.create(path, ME, TEXT)
-
-
-# forks
-
-
-async def test_a_fork_does_not_copy_and_does_not_follow() -> None:
-    async with replicas(2) as (one, two):
-        await one.create("a", ME, TEXT, b"1")
-        await one.append("a", ME, text("2", producer=("x", 0, 0)))
-        await two.create("b", ME, Wish(fork=Fork("a")), b"3")
-        await one.append("a", ME, text("not this"))
-        await one.create("c", ME, Wish(fork=Fork("b", at=2)))
-        await two.append("c", ME, text("4", producer=("x", 0, 0)))
-        assert (await read_all(one, "b"))[0] == [b"1", b"2", b"3"]
-        assert (await read_all(two, "c"))[0] == [b"1", b"2", b"4"]
-        assert (await two.read("c", ME, 2)).parts == [b"4"]
-        assert (await two.read("b", ME, 1)).parts == [b"2", b"3"]
-
-
-async def test_what_forks_need_is_kept() -> None:
-    async with replicas(2) as (one, two):
-        await one.create("a", ME, TEXT, b"1")
-        await one.create("b", ME, Wish(fork=Fork("a")), b"2")
-        await two.create("c", ME, Wish(fork=Fork("b")), b"3")
-        await two.delete("a", ME)
-        await one.delete("b", ME)
-        for path in ("a", "b"):
-            with pytest.raises(StreamDeleted):
-                await one.read(path, ME, 0)
-            with pytest.raises(StreamConflict):
-                await one.create(path, ME, TEXT)
-            with pytest.raises(StreamConflict):
-                await one.create("d", ME, Wish(fork=Fork(path)))
-        assert (await read_all(one, "c"))[0] == [b"1", b"2", b"3"]
-        await one.delete("c", ME)
-        for path in "abc":
-            with pytest.raises(NotFound):
-                await two.read(path, ME, 0)
-        assert await one._manager.jobs(user=ANYONE) == []
-
-
-@given(st.integers(0, 10_000))
-@settings(max_examples=25)
-def test_forking_and_deleting_at_once(seed: int) -> None:
-    """A fork that was made can be read, whatever happens to its source meanwhile; in the end nothing is left over."""
-
-    async def go() -> None:
-        async with replicas(2, seed=seed, delay=0.001) as both:
-            random = Random(seed)
-            await both[0].create("a", ME, TEXT, b"1")
-
-            async def fork(number: int) -> str | None:
-                await asyncio.sleep(random.random() * 0.01)
-                try:
-                    await random.choice(both).create(f"f{number}", ME, Wish(fork=Fork("a")), b"2")
-                except (NotFound, StreamConflict):
-                    return None
-                return f"f{number}"
-
-            async def delete() -> None:
-                await asyncio.sleep(random.random() * 0.01)
-                await both[1].delete("a", ME)
-
-            *made, _ = await within(asyncio.gather(*(fork(number) for number in range(6)), delete()))
-            for path in made:
-                if path is not None:
-                    assert (await read_all(random.choice(both), path))[0] == [b"1", b"2"]
-                    await random.choice(both).delete(path, ME)
-            with pytest.raises(NotFound):
-                await both[0].read("a", ME, 0)
-
-    asyncio.run(go())
-
-
-async def test_a_note_of_a_fork_that_never_came_to_be_holds_nothing() -> None:
-    async with replicas(1) as (streams,):
-        await created(streams)
-        known = await streams._find("p", ME)
-        await streams._forks.link(known, Ref("§ds:never", 1))
-        await streams.delete("p", ME)
-        with pytest.raises(NotFound):
-            await streams.read("p", ME, 0)
 
 
 async def test_nothing_is_left_of_a_hundred_streams() -> None:
