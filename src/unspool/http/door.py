@@ -47,12 +47,12 @@ class Door:
         self._resumable = resumable
         if resumable is not None:
             manager.register(resumable, self._resume)
-        self._authenticate = authenticate
+        self.authenticate = authenticate
         self._account = account
 
     async def identify(self, request: HTTPConnection) -> Identity:
         """Who asks, and who pays. Raises Unauthenticated."""
-        found = await identify(self._authenticate, request)
+        found = await identify(self.authenticate, request)
         return found if found.account is not None else found._replace(account=self._account)
 
     async def body(self, request: Request, kind: type[Any], default: Any = None) -> Any:

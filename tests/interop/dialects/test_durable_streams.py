@@ -26,7 +26,7 @@ from tests.servers import redis as servers
 from unspool import GenerationManager
 from unspool.durable import DurableOptions
 from unspool.http.dialects.durable_live import LiveOptions
-from unspool.http.dialects.durable_streams import SubscriptionOptions, routes
+from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
 from unspool.testing.proxy import Faults, Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -74,7 +74,7 @@ def node() -> str:
 @asynccontextmanager
 async def served(serving: Serving, store: str, **options: Any) -> AsyncGenerator[httpx2.AsyncClient]:
     async with GenerationManager.from_url(store) as manager:
-        app = Starlette(routes=routes(manager, live=LiveOptions(long_poll=0.5), **options))
+        app = Starlette(routes=durable_routes(manager, live=LiveOptions(long_poll=0.5), **options))
         app.state.manager = manager
         async with serving(app) as client:
             yield client

@@ -19,7 +19,7 @@ from unspool import GenerationManager, Options
 from unspool.durable import token
 from unspool.http import Identity
 from unspool.http.dialects.durable_live import LiveOptions
-from unspool.http.dialects.durable_streams import SubscriptionOptions, routes
+from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
 from unspool.producer import Generation
 from unspool.sse import Decoder
 
@@ -58,7 +58,7 @@ class Served:
 async def served(serving: Serving, *, live: LiveOptions | None = None, **how: Any) -> AsyncGenerator[Served]:
     options = how.pop("manager", Options(poll=0.02, sweep=0.02))
     async with GenerationManager(options=options) as manager:
-        app = Starlette(routes=routes(manager, live=live or LiveOptions(long_poll=0.05), **how))
+        app = Starlette(routes=durable_routes(manager, live=live or LiveOptions(long_poll=0.05), **how))
         app.state.manager = manager
         async with serving(app) as client:
             yield Served(client, manager)
@@ -175,7 +175,7 @@ async def test_a_reader_that_does_not_read_is_cut_off(serving: Serving) -> None:
     """Also by a server that lends no connection: what is left is to give the response up."""
     async with served(serving) as here:
         await here.client.put("/v1/stream/a", headers=TEXT, content=b"x")
-        dialect = routes(here.manager, live=LiveOptions(send_timeout=0.05))[0].endpoint
+        dialect = durable_routes(here.manager, live=LiveOptions(send_timeout=0.05))[0].endpoint
         stuck = asyncio.Event()
 
         async def send(message: Message) -> None:

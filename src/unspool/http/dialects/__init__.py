@@ -24,6 +24,7 @@ DIALECTS: Final = {
     "responses": "responses",
     "chat-completions": "chat_completions",
     "ag-ui": "ag_ui",
+    "durable-streams": "durable_streams",
 }
 """The dialects beside the native one: their names, and the modules that they are in."""
 

@@ -1,6 +1,6 @@
 """The Durable Streams protocol (https://github.com/durable-streams/durable-streams), version 1.0.
 
-`routes` gives it under a prefix: streams that clients create, append to, read, follow, close, fork and delete, and
+`durable_routes` gives it under a prefix: streams that clients create, append to, read, follow, close, fork, delete, and
 every generation as a stream that can be read: `{prefix}/generations/{stream_id}/{generation}`.
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from unspool.durable import Chunk, DurableOptions, DurableStreams, Live
@@ -40,6 +40,7 @@ from unspool.http.dialects.durable_wire import (
     told,
     wish_of,
 )
+from unspool.http.door import Door
 from unspool.http.problem import problem
 from unspool.jobs import Owner
 from unspool.manager import GenerationManager
@@ -60,7 +61,12 @@ MAX_BODY: Final = 16 * 1024 * 1024
 _GENERATIONS: Final = "generations/"
 
 
-def routes(
+def routes(door: Door) -> list[BaseRoute]:
+    """The routes of this dialect as every application has them: for pages of its own origin, without subscriptions."""
+    return [*durable_routes(door.manager, authenticate=door.authenticate)]
+
+
+def durable_routes(
     manager: GenerationManager,
     *,
     prefix: str = "/v1/stream",
