@@ -37,7 +37,7 @@ interop: $(VENV)/.dev ## Clients and proxies that others have written, and a tab
 	@sh scripts/chromium.sh
 	@sh scripts/nginx.sh
 	@sh scripts/node_modules.sh
-	@INTEROP_TABLE=1 $(PY) -m pytest tests/interop $(ARGS)
+	@UNSPOOL_INTEROP=1 $(PY) -m pytest tests/interop $(ARGS)
 
 lint: $(VENV)/.dev ## Style, likely bugs, and that imports point down
 	@$(PY) -m ruff check .

@@ -19,7 +19,7 @@ __all__ = ["browser", "chromium"]
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The table at the end of `make interop`."""
-    if "INTEROP_TABLE" not in os.environ:
+    if "UNSPOOL_INTEROP" not in os.environ:
         return
     stats = terminalreporter.stats
     outcomes = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -10,14 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.integration.redis.conftest import database
+from tests.servers.redis import binary
 
 __all__ = ["database"]
+
+STORES = ["memory", "redis"] if "UNSPOOL_INTEROP" in os.environ or binary() is None else ["redis"]
+"""Two replicas are the harder case, and all that there is time for in the whole suite; `make interop` has both."""
 
 HERE = Path(__file__).parent.parent / "js"
 _number = itertools.count(1)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=STORES)
 def stores(request: pytest.FixtureRequest) -> Collection[str]:
     """The URLs of the replicas' stores: of one, or of two that share a Redis."""
     if request.param == "memory":

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 
 from tests.conftest import Serving
 from tests.interop.dialects.conformance import HERE, MISSING, MODULES, run_suite
+from tests.interop.dialects.conftest import STORES
 from tests.interop.story import port_of
 from tests.servers import redis as servers
 from unspool import GenerationManager
@@ -52,7 +53,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         yield running.url
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest) -> str:
     """The URL of a store."""
     if request.param == "memory":
