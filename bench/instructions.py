@@ -118,7 +118,7 @@ LOOPS: Final = {
     "append": Loop(append, 31),
     "fold": Loop(fold, 132),
     "frame": Loop(frame, 40),
-    "project": Loop(project, 272),
+    "project": Loop(project, 335),
 }
 
 
