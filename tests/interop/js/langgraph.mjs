@@ -4,6 +4,7 @@ import { Client } from "@langchain/langgraph-sdk";
 import { AIMessageChunk, ToolMessage } from "@langchain/core/messages";
 
 const [, , url, question, followers] = process.argv;
+setTimeout(() => process.exit(3), 120_000).unref(); // whoever started this is gone
 const streamMode = ["messages-tuple", "values"];
 const threadId = crypto.randomUUID();
 

@@ -209,18 +209,20 @@ class TestAbort:
                 except asyncio.CancelledError:
                     pass
 
-        await one.start("s", run, user="u")
-        readers = [await read(one), await read(two)]
-        await readers[1].reach(1)
-        outcome = await within(two.abort("s", user="u"))
-        await within(refused.wait())
-        assert isinstance(outcome, Stopped)
-        assert outcome.text == "before"
-        for reader in readers:
-            await reader.end()
-            assert reader.content.text == "before"
-            assert reader.types[-1] == "aborted"
-        leave.set()
+        try:
+            await one.start("s", run, user="u")
+            readers = [await read(one), await read(two)]
+            await readers[1].reach(1)
+            outcome = await within(two.abort("s", user="u"))
+            await within(refused.wait())
+            assert isinstance(outcome, Stopped)
+            assert outcome.text == "before"
+            for reader in readers:
+                await reader.end()
+                assert reader.content.text == "before"
+                assert reader.types[-1] == "aborted"
+        finally:
+            leave.set()  # nothing else ends it
 
     async def test_usage_of_a_stopped_call_still_counts(self, manager: GenerationManager) -> None:
         """Scenario 44, as far as the log goes: what the model reports during its clean-up is in the answer, once."""
