@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).parent.parent / "js"
-MODULES = HERE / "node_modules"
-MISSING = "the npm packages of tests/interop/js are missing: run `sh scripts/node_modules.sh`, as make test does"
+from tests.interop.programs import program
 
 
 class Verdict(NamedTuple):
@@ -24,21 +21,15 @@ class Verdict(NamedTuple):
         return "\n  ".join([f"{self.passed} passed, {self.failed} failed", *self.failures])
 
 
-async def run_suite(node: str, url: str, tests: str, report: Path, *, subscriptions: bool = False) -> Verdict:
+async def run_suite(modules: Path, url: str, tests: str, report: Path, subscriptions: bool) -> Verdict:
     """Run the tests whose full names match."""
-    about = {"CONFORMANCE_URL": url, "CONFORMANCE_SUBSCRIPTIONS": "1" if subscriptions else "0"}
-    process = await asyncio.create_subprocess_exec(
-        node, str(MODULES / "vitest/vitest.mjs"), "run", "conformance.test.mjs", "-t", tests, "--no-coverage",
-        "--reporter=json", f"--outputFile={report}",
-        cwd=HERE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env={**os.environ, **about},
-    )  # fmt: skip
-    try:
-        output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return _read(report, output.decode())
+    about = {"CONFORMANCE_URL": url, "CONFORMANCE_SUBSCRIPTIONS": str(int(subscriptions))}
+    async with program(
+        "node", modules / "node_modules/vitest/vitest.mjs", "run", "conformance.test.mjs", "-t", tests, "--no-coverage",
+        "--reporter=json", f"--outputFile={report}", cwd=modules, env={**os.environ, **about},
+    ) as vitest:  # fmt: skip
+        output, errors = await vitest.communicate()
+    return _read(report, (output + errors).decode())
 
 
 def _read(report: Path, output: str) -> Verdict:

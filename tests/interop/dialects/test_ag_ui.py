@@ -15,26 +15,12 @@ from ag_ui_validate.pytest_plugin import assert_valid_agui, validate_agui_endpoi
 
 from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
+from tests.interop.programs import node
 from tests.unit.http.ag_ui_client import Client, Json, events_of
 
 Tell = Callable[[str], None]
 LATER = ("connect", "again")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-
-async def node(modules: Path, script: str, *arguments: str) -> Json:
-    """What one of the scripts has printed."""
-    process = await asyncio.create_subprocess_exec(
-        "node", str(modules / script), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        output, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, errors.decode()
-    return json.loads(output)
 
 
 def text_of(messages: list[Json], role: str = "assistant") -> str:
@@ -64,7 +50,7 @@ async def test_a_client_that_is_cut_off_again_and_again(
 ) -> None:
     """Exactly what was said, whether the page has kept what it was sent or not; the end is told by version."""
     async with world(serving, stores, dialects=["ag-ui"], carried=(300, 12_000)) as made:
-        got = await node(modules, "ag_ui.mjs", made.url, "thread 1", how)
+        got = await node(modules / "ag_ui.mjs", made.url, "thread 1", how)
         assert made.proxy.cuts >= CUTS
         assert got["connections"] > CUTS
         check_messages(got["messages"], made)
@@ -88,7 +74,7 @@ async def test_the_sample_of_the_page(serving: Serving, stores: Collection[str],
         text = sample.replace("http://127.0.0.1:8000", made.url).replace("500)", "5)")
         (tmp_path / "sample.mjs").write_text(text)
         (tmp_path / "node_modules").symlink_to(modules / "node_modules")
-        assert await node(tmp_path, "sample.mjs") is True
+        assert await node(tmp_path / "sample.mjs") is True
         assert len(made.requests) == 1
 
 
@@ -130,18 +116,18 @@ async def test_copilotkit(serving: Serving, stores: Collection[str], modules: Pa
     """A run, a second page in the middle of it, pages after its end, and a thread that there is not yet."""
     async with world(serving, stores, cuts=0, dialects=["ag-ui"]) as made:
         made.held.clear()
-        run = asyncio.create_task(node(modules, "copilotkit.mjs", made.url, "t 1/x", "run", transport))
+        run = asyncio.create_task(node(modules / "copilotkit.mjs", made.url, "t 1/x", "run", transport))
         await followed(made, 1)
-        second = asyncio.create_task(node(modules, "copilotkit.mjs", made.url, "t 1/x", "connect", transport))
+        second = asyncio.create_task(node(modules / "copilotkit.mjs", made.url, "t 1/x", "connect", transport))
         await followed(made, 2)
         made.held.set()
         first = await run
-        later = [await node(modules, "copilotkit.mjs", made.url, "t 1/x", what, transport) for what in LATER]
+        later = [await node(modules / "copilotkit.mjs", made.url, "t 1/x", what, transport) for what in LATER]
         for page in (first, await second, *later):
             check_messages(page["messages"], made)
             assert page["messages"] == first["messages"]
         assert first["agents"] == ["default"]
-        empty = await node(modules, "copilotkit.mjs", made.url, "never", "connect", transport)
+        empty = await node(modules / "copilotkit.mjs", made.url, "never", "connect", transport)
         assert (empty["messages"], empty["events"]) == ([], [])
 
 
@@ -149,7 +135,7 @@ async def test_copilotkit(serving: Serving, stores: Collection[str], modules: Pa
 async def test_copilotkit_stops(serving: Serving, stores: Collection[str], modules: Path, transport: str) -> None:
     """abortRun stops the run on the server; page and log end with the same partial answer."""
     async with world(serving, stores, cuts=0, dialects=["ag-ui"], least=10_000) as made:
-        page = await node(modules, "copilotkit.mjs", made.url, "t", "stop", transport)
+        page = await node(modules / "copilotkit.mjs", made.url, "t", "stop", transport)
         job = await made.managers[0].job("t")
         assert job.status == "aborted"
         assert page["events"][-1]["type"] == "RUN_FINISHED"
@@ -173,7 +159,7 @@ async def test_copilotkit_replays_two_turns(serving: Serving, stores: Collection
                 answer = await client.post("/copilotkit/agent/default/run", json=asked)
                 messages = Client(messages).feed(events_of(answer.content)).messages
                 texts.append(made.text)
-        page = await node(modules, "copilotkit.mjs", made.url, "t", "connect")
+        page = await node(modules / "copilotkit.mjs", made.url, "t", "connect")
         assert page["messages"] == messages
         assert [one["content"] for one in page["messages"] if one["role"] == "assistant"] == texts
         assert [one["runId"] for one in page["events"] if one["type"] == "RUN_STARTED"] == ["r1", "r2", "r3"]

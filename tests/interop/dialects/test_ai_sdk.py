@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
 from tests.interop.nginx import fronting
+from tests.interop.programs import node
 from tests.interop.test_nginx import BUFFERED, UNBUFFERED
 from tests.unit.http.test_ai_sdk import _events, _terminals, frames_of
 from tests.unit.http.ui_message_checker import parts_of as unit_parts_of
@@ -39,22 +40,6 @@ def parts_of(body: str) -> list[dict[str, object]]:
     blocks = [line.removeprefix("data: ") for line in body.split("\n") if line.startswith("data: ")]
     assert blocks[-1] == "[DONE]"
     return [json.loads(block) for block in blocks[:-1]]
-
-
-async def node(modules: Path, script: str, *arguments: str, read: object = None) -> Any:
-    """What one of the scripts beside the packages prints. `read`: what it reads, as JSON."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        "node", str(modules / script), *arguments, stdin=pipe, stdout=pipe, stderr=pipe
-    )
-    try:
-        output, errors = await process.communicate(json.dumps(read).encode())
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, errors.decode()
-    return json.loads(output)
 
 
 async def test_every_part_index_continues_exactly(serving: Serving, stores: Collection[str]) -> None:
@@ -98,7 +83,7 @@ async def test_any_log_is_taken(modules: Path, tell: Tell) -> None:
 
     collect()
     streams = [unit_parts_of(b"".join(frames_of([*log, end]))) for log, end in logs]
-    results = await node(modules, "ai_sdk_parts.mjs", read=streams)
+    results = await node(modules / "ai_sdk_parts.mjs", read=streams)
     for (log, end), result in zip(logs, results, strict=True):
         assert result["invalid"] == []
         text = "".join(data["text"] for kind, data in log if kind == "text.delta")
@@ -148,7 +133,7 @@ async def test_chat_through_cuts(
 ) -> None:
     """`Chat`, which gets everything anew at each resume."""
     async with world(serving, stores) as made:
-        (got,) = await node(modules, "ai_sdk_chat.mjs", "cuts", transport, made.url, CHAT, QUESTION)
+        (got,) = await node(modules / "ai_sdk_chat.mjs", "cuts", transport, made.url, CHAT, QUESTION)
         whole(made, got)
         assert got["resumes"] >= CUTS - 1
         told(tell, made, f"Chat, {transport} transport", f"{got['resumes']} resumes")
@@ -158,7 +143,7 @@ async def test_chat_through_cuts(
 async def test_two_tabs(serving: Serving, stores: Collection[str], modules: Path, transport: str, tell: Tell) -> None:
     """Both have the whole answer; one has only ever followed."""
     async with world(serving, stores, seed=8) as made:
-        tabs = await node(modules, "ai_sdk_chat.mjs", "tabs", transport, made.url, CHAT, QUESTION)
+        tabs = await node(modules / "ai_sdk_chat.mjs", "tabs", transport, made.url, CHAT, QUESTION)
         for got in tabs:
             whole(made, got)
         told(tell, made, f"two tabs, {transport} transport", f"{[got['resumes'] for got in tabs]} resumes")
@@ -169,7 +154,7 @@ async def test_stop(serving: Serving, stores: Collection[str], modules: Path, tr
     """The route stops it, and over a WebSocket `stop()` does: what was said until then is what the client has."""
     async with world(serving, stores, cuts=0) as made:
         made.held.clear()
-        (got,) = await node(modules, "ai_sdk_chat.mjs", "stop", transport, made.url, CHAT, QUESTION)
+        (got,) = await node(modules / "ai_sdk_chat.mjs", "stop", transport, made.url, CHAT, QUESTION)
         whole(made, got, ended="aborted")
         assert made.text != ""
         job = await made.managers[-1].job(CHAT)
@@ -184,7 +169,7 @@ async def test_workflow_transport_through_cuts(
         world(serving, stores, carried=WHOLE) as made,
         httpx2.AsyncClient(base_url=made.direct, timeout=20) as client,
     ):
-        got = await node(modules, "ai_sdk_workflow.mjs", made.url, CHAT, QUESTION)
+        got = await node(modules / "ai_sdk_workflow.mjs", made.url, CHAT, QUESTION)
         truth = parts_of((await client.get(f"/api/chat/{CHAT}/stream?startIndex=0")).text)
         assert got["chunks"] == truth
         assert got["replay"] == truth
@@ -197,7 +182,7 @@ async def test_workflow_transport_through_cuts(
 async def test_use_chat_in_jsdom(serving: Serving, stores: Collection[str], modules: Path, tell: Tell) -> None:
     """The component goes and comes back with `resume: true`, in the middle and wherever it was cut off."""
     async with world(serving, stores, seed=9) as made:
-        got = await node(modules, "ai_sdk_react.mjs", made.url, CHAT, QUESTION)
+        got = await node(modules / "ai_sdk_react.mjs", made.url, CHAT, QUESTION)
         whole(made, got)
         assert made.text in got["shown"]
         assert got["mounts"] >= CUTS
@@ -324,7 +309,7 @@ async def test_websockets_behind_nginx(
         fronting(nginx, tmp_path, made.proxy.port, settings) as port,
     ):
         url = f"http://127.0.0.1:{port}"
-        (got,) = await node(modules, "ai_sdk_chat.mjs", "cuts", "websocket", url, CHAT, QUESTION)
+        (got,) = await node(modules / "ai_sdk_chat.mjs", "cuts", "websocket", url, CHAT, QUESTION)
         whole(made, got)
         told(tell, made, "Chat, websocket transport behind nginx", f"{got['resumes']} resumes")
 

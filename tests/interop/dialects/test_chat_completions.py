@@ -16,6 +16,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.conftest import Serving
 from tests.interop.dialects.world import QUESTION, THOUGHT, TOOL, World, world
+from tests.interop.programs import node
 from unspool import Generation, GenerationManager, RunFailed
 from unspool.http import StartRequest, create_app
 
@@ -135,18 +136,7 @@ async def test_how_failures_are_told(serving: Serving) -> None:
 async def test_the_client_for_javascript(serving: Serving, stores: Collection[str], modules: Path) -> None:
     """npm's `openai`: a stream with usage, and the answer in one piece."""
     async with world(serving, stores, cuts=0, least=20, dialects=DIALECTS) as made:
-        process = await asyncio.create_subprocess_exec(
-            "node", str(modules / "openai-chat.mjs"), f"{made.url}/v1", QUESTION,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            output, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, errors.decode()
-        got: Json = json.loads(output)
+        got: Json = await node(modules / "openai-chat.mjs", f"{made.url}/v1", QUESTION)
         assert len(made.requests) == 2
         assert got["whole"]["content"] == made.text
         assert got["reason"] == "stop"

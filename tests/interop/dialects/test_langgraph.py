@@ -17,6 +17,7 @@ from langgraph_sdk.errors import NotFoundError, UnprocessableEntityError
 
 from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
+from tests.interop.programs import ended, node, program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -209,10 +210,7 @@ async def _events(parts: AsyncIterator[Any]) -> list[str]:
 async def test_the_javascript_sdk(serving: Serving, stores: Collection[str], modules: Path) -> None:
     """As in Python; where its five attempts are used up, the client joins again."""
     async with world(serving, stores, carried=CARRIED, dialects=DIALECT, seed=13) as made:
-        node = await _node(modules, "langgraph.mjs", made.url, QUESTION, str(FOLLOWERS))
-        output, errors = await node.communicate()
-        assert node.returncode == 0, errors.decode()
-        found = json.loads(output)
+        found = await node(modules / "langgraph.mjs", made.url, QUESTION, str(FOLLOWERS))
         assert len(found["all"]) == FOLLOWERS + 1
         for got in found["all"]:
             assert got["text"] == made.text
@@ -227,14 +225,15 @@ async def test_the_javascript_sdk(serving: Serving, stores: Collection[str], mod
 
 async def test_use_stream(serving: Serving, stores: Collection[str], modules: Path) -> None:
     """A page that is reloaded joins the run and shows all of it; its Stop ends the run."""
-    async with world(serving, stores, cuts=0, dialects=DIALECT) as made:
+    async with (
+        world(serving, stores, cuts=0, dialects=DIALECT) as made,
+        program("node", modules / "langgraph_usestream.mjs", made.url, QUESTION) as page,
+    ):
+        assert page.stdout is not None
         made.held.clear()
-        node = await _node(modules, "langgraph_usestream.mjs", made.url, QUESTION)
-        assert node.stdout is not None
-        assert node.stdin is not None
-        assert json.loads(await node.stdout.readline()) == {"goOn": True}
+        assert json.loads(await page.stdout.readline()) == {"goOn": True}
         made.held.set()
-        shown = json.loads(await node.stdout.readline())
+        shown = json.loads(await page.stdout.readline())
         assert shown["whole"] == made.text
         assert shown["whole"].startswith(shown["joined"])
         assert shown["joined"].startswith(shown["before"])
@@ -244,10 +243,7 @@ async def test_use_stream(serving: Serving, stores: Collection[str], modules: Pa
         assert shown["calls"] == [{"name": "level", "args": TOOL, "state": "completed", "result": result}]
 
         made.held.clear()
-        node.stdin.write(b"\n")
-        output, errors = await node.communicate()
-        assert node.returncode == 0, errors.decode()
-        stopped = json.loads(output)
+        stopped = json.loads(await ended(page))
         assert made.text.startswith(stopped["stopped"])
         assert stopped["errors"] == []
         assert len({stopped["running"], shown["stored"]}) == 2
@@ -259,10 +255,3 @@ async def test_use_stream(serving: Serving, stores: Collection[str], modules: Pa
 async def _status(client: Any, thread: str, run: str) -> str:
     await client.runs.join(thread, run)
     return (await client.runs.get(thread, run))["status"]
-
-
-async def _node(modules: Path, script: str, *arguments: str) -> asyncio.subprocess.Process:
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        "node", script, *arguments, cwd=modules, stdin=pipe, stdout=pipe, stderr=pipe
-    )

@@ -18,6 +18,7 @@ from openresponses_types import types as spec
 
 from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
+from tests.interop.programs import ended, node, program
 
 pytestmark = pytest.mark.timeout(120)
 Json = dict[str, Any]
@@ -330,18 +331,7 @@ async def test_the_client_for_javascript(
 ) -> None:
     """npm's `openai` through the same cuts: exactly the same events."""
     async with world(serving, stores, dialects=DIALECTS) as made:
-        process = await asyncio.create_subprocess_exec(
-            "node", str(modules / "openai-responses.mjs"), f"{made.url}/v1", QUESTION,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            output, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, errors.decode()
-        got: Json = json.loads(output)
+        got: Json = await node(modules / "openai-responses.mjs", f"{made.url}/v1", QUESTION)
         check(got["events"], made)
         assert made.proxy.cuts >= CUTS
         assert (got["missing"], got["cancelled"]) == (404, 400)
@@ -353,17 +343,8 @@ async def test_the_example(serving: Serving) -> None:
     """It drops a response in the middle, continues it, and prints all of it once."""
     example = Path(__file__).parents[3] / "examples" / "openai_background.py"
     async with world(serving, cuts=0, least=30, dialects=DIALECTS) as made:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(example), made.direct, QUESTION,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            output, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, errors.decode()
-        pieces = re.split(r"\n--- .* ---(?:\n|$)(?:--- .* ---\n)?", output.decode())
+        async with program(sys.executable, example, made.direct, QUESTION) as running:
+            output = await ended(running)
+        pieces = re.split(r"\n--- .* ---(?:\n|$)(?:--- .* ---\n)?", output)
         assert "".join(pieces).strip() == made.text.strip()
-        assert "dropped after" in output.decode()
+        assert "dropped after" in output
