@@ -32,7 +32,6 @@ from unspool.jobs import Job, Limits, Metadata, Owner, Status, Task, User, owner
 from unspool.options import Hooks, Options
 from unspool.outcomes import AbortOutcome, Unknown
 from unspool.producer import Generation
-from unspool.projection import Projection
 from unspool.protocols import Counts, EventTransport, Hint, JobStore
 from unspool.replica import Replica
 from unspool.resume import ResumeState, resume_state
@@ -76,7 +75,6 @@ class GenerationManager:
             store, transport = backends.connect("memory://", self.options)
         self.store = store
         self.billing = Billing(ledger, store)
-        self.projections: set[type[Projection]] = set()  # dialects whose positions outlast the trimming of a log
         self._transport = transport
         self._name = replica or f"replica-{secrets.token_hex(4)}"
         self._tasks = Tasks()
@@ -118,7 +116,7 @@ class GenerationManager:
                 await self.store.close()
                 raise
             self._replica = Replica(
-                self._name, self.store, channel, self.options, self.hooks, self._tasks, self.billing, self.projections
+                self._name, self.store, channel, self.options, self.hooks, self._tasks, self.billing
             )
             self._supervisor = Supervisor(self._replica)
             self._supervisor.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Generic, NamedTuple
 
 from unspool.errors import Gone, InvalidPosition
-from unspool.jobs import Job
+from unspool.jobs import GenerationKey, Job
 from unspool.projection import P, Projection, Projector
 from unspool.replica import Replica
 from unspool.tail import PAGE, Tail
@@ -38,6 +38,11 @@ async def attach(replica: Replica, job: Job, kind: type[P], position: int = 0) -
     first = await _seek(tail, job, projection, position)
     viewer = replica.attach(tail, job, projection.offset, snapshot=False)
     return Projected(viewer, Projector(projection), first)
+
+
+async def keep(replica: Replica, key: GenerationKey, kind: type[Projection]) -> None:
+    """Say in this log's checkpoints where a dialect stands: for the log's owner, as long as it is the owner."""
+    (await replica.tail(key)).keep(kind)
 
 
 async def attach_at(replica: Replica, job: Job, projection: P) -> Projected[P]:

@@ -7,6 +7,7 @@ and are JSON: a checkpoint carries them, and so a position can be found again wh
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Final, Self, TypeVar
 
@@ -20,7 +21,11 @@ REQUEST: Final = "request"
 """The type of the internal record that a dialect begins a log with: what it was asked for, in its own words."""
 
 
-class Projection(msgspec.Struct, kw_only=True):
+class _Abstract(msgspec.StructMeta, ABCMeta):
+    pass
+
+
+class Projection(msgspec.Struct, kw_only=True, metaclass=_Abstract):
     """One dialect's view of one log. `offset`: the last record it was fed; `count`: the frames that it gave so far,
     which is the dialect's own position. `created_at`: of the job, Unix seconds.
 
@@ -34,9 +39,10 @@ class Projection(msgspec.Struct, kw_only=True):
     offset: int = 0
     count: int = 0
 
+    @abstractmethod
     def project(self, record: Record) -> Sequence[bytes]:
         """The frames that the next record becomes. The only internal one that comes here is the dialect's request."""
-        raise NotImplementedError
+        ...
 
     def feed(self, record: Record) -> Sequence[bytes]:
         """Take the next record in; the frames that it becomes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from typing import Any
 
 from unspool import events
@@ -13,7 +13,6 @@ from unspool.billing import Billing
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.jobs import GenerationKey, Job, Task
 from unspool.options import ContentHook, Hooks, Options
-from unspool.projection import Projection
 from unspool.protocols import Channel, Hint, JobStore
 from unspool.runs import Run
 from unspool.settlement import Settler
@@ -38,12 +37,10 @@ class Replica:
         hooks: Hooks,
         tasks: Tasks,
         billing: Billing,
-        projections: Collection[type[Projection]],
     ) -> None:
         self.name = name
         self.tasks = tasks
         self.billing = billing
-        self.projections = projections
         self.store = store
         self.channel = channel
         self.options = options
@@ -62,10 +59,7 @@ class Replica:
     def _keep(self, key: GenerationKey, last: int, *, local: bool = False) -> Tail:
         tail = self.tails.get(key)
         if tail is None:
-            tail = Tail(
-                key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes,
-                projections=self.projections,
-            )  # fmt: skip
+            tail = Tail(key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes)
             tail.idle_since = asyncio.get_running_loop().time()
             self.tails[key] = tail
             self.channel.watch(key, local=local)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -43,10 +43,7 @@ PAGE: Final = 512
 class Tail:
     """The end of a log. `held` is the offset of the last record in memory, `last` the highest one known to exist."""
 
-    def __init__(
-        self, key: GenerationKey, store: JobStore, *, last: int, window: int, window_bytes: int,
-        projections: Collection[type[Projection]] = (),
-    ) -> None:  # fmt: skip
+    def __init__(self, key: GenerationKey, store: JobStore, *, last: int, window: int, window_bytes: int) -> None:
         self.key = key
         self.last = last
         self.held = last
@@ -62,7 +59,7 @@ class Tail:
         self._records: list[Record] = []
         self._bytes = 0
         self._lanes: dict[Encoder | type[Projection], Lane] = {}
-        self._projections = projections
+        self._kept: dict[str, type[Projection]] = {}
         self._projected: dict[type[Projection], Projection] = {}  # of the records that a checkpoint covers
         self._fold = Fold()
         self._sync: Record | None = None
@@ -159,10 +156,15 @@ class Tail:
             lane = Lane(encode, self._first)
         elif encode.projection.offset == after >= self._first - 1:
             lane = Lane(Projector(encode.projection.copy()), after + 1)
+            self.keep(type(encode.projection))
         else:
             return None
         self._lanes[lane_of(encode)] = lane
         return lane
+
+    def keep(self, projection: type[Projection]) -> None:
+        """Say in checkpoints where this dialect stands: its positions are then found also where a log was trimmed."""
+        self._kept.setdefault(projection.name, projection)
 
     def find(self, projection: type[Projection], position: int) -> int | None:
         """The offset after which a dialect's own position is this one, where it is at hand; else None."""
@@ -323,11 +325,11 @@ class Tail:
         return True
 
     async def dump(self, job: Job) -> tuple[int, bytes]:
-        """The fold, and where every dialect stands then: serialised, with the offset that they cover."""
+        """The fold, and where the dialects stand that are kept: serialised, with the offset that they cover."""
         await self.snapshot()
         offset, state = self._fold.offset, self._fold.dump()
         states: dict[str, msgspec.Raw] = {}
-        for kind in self._projections:
+        for kind in self._kept.values():
             projection = self._projected.get(kind) or kind.begin(job)
             if not await self.project(projection, offset):  # somebody else has trimmed it, and left word
                 projection = await self.checkpointed(kind) or projection
@@ -352,6 +354,7 @@ class Tail:
                 return False
             for record in records[: to - projection.offset]:
                 projection.feed(record)
+            await asyncio.sleep(0)  # a long log must not hold up those who wait for a short one
         return True
 
     async def sync(self, reason: str | None = None) -> Record:

@@ -117,9 +117,10 @@ async def test_a_checkpoint_carries_what_a_projection_needs() -> None:
     """The beginning was trimmed: positions after the checkpoint go on as ever, older ones are refused by name."""
     options = Options(window=8, log_records=60, checkpoint_every=20)
     async with GenerationManager(options=options) as whole, GenerationManager(options=options) as manager:
-        manager.projections.add(Counted)
         for one in (whole, manager):
-            await one.start("s", slowly(200))
+            started = await one.start("s", slowly(200))
+            if one is manager:
+                await projecting.keep(one.replica, started.key, Counted)
             await settled(one)
         job = await manager.job("s")
         assert job.first_offset > 60

@@ -44,6 +44,7 @@ class Door:
         self.stream_options = stream_options
         self.max_body = max_body
         self._run = run
+        self._kinds: dict[str, type[Projection]] = {}
         self._resumable = resumable
         if resumable is not None:
             manager.register(resumable, self._resume)
@@ -96,6 +97,9 @@ class Door:
         )
 
     async def _begin(self, generation: Generation, details: StartRequest, request: dict[str, Any] | None) -> object:
+        kind = self._kinds.get(details.dialect)
+        if kind is not None:
+            await projecting.keep(self.manager.replica, generation.key, kind)
         if request is not None and generation.attempt == 1:
             await generation.emit(REQUEST, request, internal=True)
         return await self._run(generation, details)
@@ -123,8 +127,8 @@ class Door:
         return await projecting.project(self.manager.replica, job, kind)
 
     def keep(self, *kinds: type[Projection]) -> None:
-        """See to it that these dialects find their positions also where a log was trimmed."""
-        self.manager.projections.update(kinds)
+        """Generations that are started in these dialects can be followed in them also where their logs were trimmed."""
+        self._kinds.update({kind.name: kind for kind in kinds})
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] = _NONE) -> Response:

@@ -153,10 +153,6 @@ class EventStream(Response):
         if viewer is None:
             await Response(status_code=204)(scope, receive, send)
             return
-        if scope["method"] == "HEAD":
-            viewer.close()
-            await Response(headers=dict(self.headers))(scope, receive, send)
-            return
         await pump(viewer, native_frame, scope, receive, send, self.raw_headers, self._options)
 
     async def _hold_off(self, scope: Scope, send: Send) -> None:
@@ -219,6 +215,11 @@ async def pump(
     first: bytes = b"",
 ) -> None:
     """Answer with a stream: `first`, then the viewer's frames to their end. The viewer is closed, however it ends."""
+    if scope["method"] == "HEAD":
+        viewer.close()
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        return
     link: Link | None = scope.get("extensions", {}).get(LINK)
     await _Pump(viewer, encode, first, send, options, link).run(receive, headers)
 
