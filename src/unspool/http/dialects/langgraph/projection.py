@@ -336,10 +336,9 @@ def kind_of(modes: Collection[str]) -> type[LangGraphRun]:
     return _kind(frozenset(modes) & SHOWN)
 
 
-def _named(modes: frozenset[str]) -> type[LangGraphRun]:
-    namespace = {"modes": modes, "__module__": __name__}
-    made = msgspec.defstruct("LangGraphRun", (), bases=(LangGraphRun,), namespace=namespace, kw_only=True)
-    return cast("type[LangGraphRun]", made)
+@cache
+def _kind(shown: frozenset[str]) -> type[LangGraphRun]:
+    class Shown(LangGraphRun, kw_only=True):
+        modes = shown
 
-
-_kind: Final = cache(_named)
+    return Shown
