@@ -31,7 +31,7 @@ test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser include
 	@sh scripts/nginx.sh
 	@sh scripts/node_modules.sh
 	@echo "==> Running the tests"
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),sh scripts/test.sh $(PY))
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) scripts/run_tests.py)
 
 interop: $(VENV)/.dev ## Clients and proxies that others have written, and a table of what works (ARGS='-k ai_sdk')
 	@sh scripts/chromium.sh

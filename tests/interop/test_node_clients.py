@@ -12,7 +12,7 @@ from tests.interop.story import PATH, STREAM, TYPES, Got, cut_off
 from tests.js.packages import HERE
 from tests.unit.client.log_server import LOG, LogServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("node")]
 Tell = Callable[[str], None]
 
 
@@ -21,21 +21,21 @@ async def run(program: str, *arguments: str) -> list[Got]:
     return [Got(*event) for event in await programs.node(HERE / "clients" / program, *arguments)]
 
 
-async def test_our_client(serving: Serving, node: str, tell: Tell) -> None:
+async def test_our_client(serving: Serving, tell: Tell) -> None:
     """`unspool-client`, installed from npm's point of view as a user would."""
     async with cut_off(serving, seed=5) as story:
         got = await run("unspool.mjs", story.url, STREAM)
         tell(await story.verdict("unspool-client in Node", got))
 
 
-async def test_eventsource(serving: Serving, node: str, tell: Tell) -> None:
+async def test_eventsource(serving: Serving, tell: Tell) -> None:
     """`eventsource`, which stops by itself once the server says that nothing follows."""
     async with cut_off(serving, seed=6) as story:
         got = await run("eventsource.mjs", story.url + PATH, *TYPES)
         tell(await story.verdict("eventsource in Node", got))
 
 
-async def test_fetch_event_source(serving: Serving, node: str, tell: Tell) -> None:
+async def test_fetch_event_source(serving: Serving, tell: Tell) -> None:
     """`@microsoft/fetch-event-source`, with the position of the last event that was whole: see the program."""
     async with cut_off(serving, seed=7) as story:
         got = await run("fetch-event-source.mjs", story.url + PATH)
@@ -43,7 +43,7 @@ async def test_fetch_event_source(serving: Serving, node: str, tell: Tell) -> No
 
 
 @pytest.mark.parametrize("bare", [True, False], ids=["bare", "with the position of the last whole event"])
-async def test_fetch_event_source_cut_at_the_worst_byte(node: str, bare: bool) -> None:
+async def test_fetch_event_source_cut_at_the_worst_byte(bare: bool) -> None:
     """Bare, it loses an event whose last byte is missing; no server can help that. Its `fetch` option can."""
     cut = len(b": ka\n" + b"".join(LOG[:3])) - 1
     async with LogServer(LOG, cuts=[cut]).running() as server:

@@ -55,8 +55,7 @@ async def test_silenced_it_lets_nothing_through_until_it_speaks() -> None:
     async with sending() as port, Proxy(port, Faults(latency=0.001)) as proxy:
         proxy.silence()
         fetching = asyncio.create_task(fetch(proxy.port))
-        await asyncio.sleep(0.1)
-        assert not fetching.done()
+        assert await asyncio.wait([fetching], timeout=0.1) == (set(), {fetching})
         proxy.speak()
         assert (await fetching)[0] == DATA
 

@@ -50,6 +50,8 @@ class Runs:
     def __init__(self) -> None:
         self.said: dict[str, int] = {}
         """The last number that a run has handed over, whether the store has it or not."""
+        self.late: dict[str, int] = {}
+        """How often it spoke after it was cancelled, and was refused."""
         self.signalled: dict[str, float] = {}
         """When a run was cancelled, on the clock of the machine."""
 
@@ -60,7 +62,7 @@ class Runs:
         except asyncio.CancelledError:
             self.signalled[str(gen.key)] = time.monotonic()
             if script.deaf:
-                await _speak_on(gen, script)
+                await self._speak_on(gen, script)
             raise
 
     async def _play(self, gen: Generation, script: Script) -> None:
@@ -76,18 +78,17 @@ class Runs:
             await asyncio.sleep(script.tool)
             await gen.tool_result("call", "waited")
 
-
-async def _speak_on(gen: Generation, script: Script) -> None:
-    until = time.monotonic() + script.deaf
-    while time.monotonic() < until:
-        try:
-            await gen.text("late ")
-        except GenerationStopped:
-            pass
-        try:
-            await asyncio.sleep(0.01)
-        except asyncio.CancelledError:
-            pass
+    async def _speak_on(self, gen: Generation, script: Script) -> None:
+        key, until = str(gen.key), time.monotonic() + script.deaf
+        while time.monotonic() < until:
+            try:
+                await gen.text("late ")
+            except GenerationStopped:
+                self.late[key] = self.late.get(key, 0) + 1
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                pass
 
 
 def census(manager: GenerationManager, runs: Runs) -> dict[str, Any]:
@@ -103,6 +104,7 @@ def census(manager: GenerationManager, runs: Runs) -> dict[str, Any]:
         "watched": len(replica.channel._watched),  # pyright: ignore[reportAttributeAccessIssue]
         "totals": dict(replica.settler.totals),
         "said": runs.said,
+        "late": runs.late,
         "signalled": runs.signalled,
     }
 

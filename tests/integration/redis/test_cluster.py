@@ -89,7 +89,7 @@ async def test_no_half_of_a_stream_is_ever_taken_for_the_whole(
     async with two.client() as client:
         while moved.one_key():
             asking = asyncio.create_task(patiently(client, stream))
-            await asyncio.sleep(0.4)
+            await asyncio.wait([asking], timeout=0.4)
             if asking.done():
                 assert await asking in (Status.RUNNING, Status.COMPLETE)
             else:

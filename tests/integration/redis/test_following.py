@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from contextlib import AsyncExitStack
 
@@ -23,7 +22,8 @@ async def test_a_run_of_one_replica_is_listed_told_and_followed_by_the_other(sha
     """From its first record to its end, each once, whatever was said before the viewer came."""
     one, two = shared
     started = await one.say(stream, user=stream, count=60, delay=0.01)
-    await asyncio.sleep(0.1)
+    early = Follower(one, stream, user=stream)
+    await early.reach(10)
     viewer = Follower(two, stream, user=stream)
     async with two.client(stream) as client:
         assert [found.stream_id for found in await client.list(status=Status.RUNNING)] == [stream]
@@ -32,6 +32,7 @@ async def test_a_run_of_one_replica_is_listed_told_and_followed_by_the_other(sha
         assert numbers(60).startswith(state.text)
         check_exact(await viewer.end(), 60)
         assert viewer.connections == 1
+        assert await early.end() == viewer.records
         assert await client.list(status=Status.RUNNING) == []
         assert (await client.status(stream)).text == numbers(60)
 

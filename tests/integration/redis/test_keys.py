@@ -3,7 +3,6 @@ multiply."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections import Counter
@@ -144,7 +143,6 @@ async def test_viewers_do_not_multiply_commands(
 ) -> None:
     """An append costs one script with a publication, whether 2 viewers follow on two other replicas or 50."""
     running = await replicas("a", "b", "c", url=alone.url, poll=1.0, sweep=1.0)
-    await asyncio.sleep(0.5)
     few = await while_followed(alone, running, f"{stream}-few", 2)
     many = await while_followed(alone, running, f"{stream}-many", 50)
     for name, found in (("2 viewers", few), ("50 viewers", many)):

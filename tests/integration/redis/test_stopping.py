@@ -111,22 +111,25 @@ async def test_whoever_does_not_heed_it_is_cut_off(shared: Pair, stream: str, te
     tell(f"Stop of a run that does not heed it, grace {GRACE} s: answered in {seconds * 1000:.0f} ms")
     assert seconds < BOUND + SLACK
     assert (outcome.outcome, outcome.text) == ("stopped", numbers(5))
-    await asyncio.sleep(0.5)
+    await until(one.census, "it speaks on", lambda found: found["late"].get(f"{stream}/1", 0) > 20)
     assert await Follower(one, stream).end() == await viewer.end()
     assert "late" not in viewer.text
 
 
 @asynccontextmanager
 async def deafened(database: RedisServer) -> AsyncGenerator[None]:
-    """While this is entered, whoever listens for hints is thrown out again and again."""
+    """While this is entered, whoever listens for hints is thrown out again and again, from the beginning on."""
+    thrown_out = asyncio.Event()
 
     async def throw_out() -> None:
         while True:
             database.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            thrown_out.set()
             await asyncio.sleep(0.02)
 
     task = asyncio.create_task(throw_out())
     try:
+        await thrown_out.wait()
         yield
     finally:
         task.cancel()
@@ -142,7 +145,6 @@ async def test_without_any_hint_the_owner_stops_within_a_lease(
     viewer = Follower(two, stream)
     await viewer.reach(5)
     async with deafened(database):
-        await asyncio.sleep(0.1)
         asked = time.monotonic()
         outcome, seconds = await stop(two, stream)
         records = await viewer.end()
