@@ -51,10 +51,11 @@ async def nginx(shown: str, folder: Path) -> AsyncGenerator[None]:
     config.write_text(_AROUND.format(user=user, shown=shown))
     command = (program, "-p", str(folder), "-e", "error.log", "-c", str(config))
     await ran(*command, "-t", folder=folder, env=os.environ)
+    listens = folder / "nginx.pid"  # `-t` leaves it empty; the process itself is named in it once it listens
     process = await asyncio.create_subprocess_exec(*command)
     try:
         async with asyncio.timeout(PATIENCE):
-            while not (folder / "nginx.pid").exists():
+            while not listens.exists() or not listens.read_text():
                 assert process.returncode is None, (folder / "error.log").read_text()
                 await asyncio.sleep(0.02)
         yield
