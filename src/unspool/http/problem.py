@@ -20,13 +20,15 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def problem(error: UnspoolError) -> Response:
     """The response for an error."""
-    headers: dict[str, str] = {}
-    if error.status in (429, 503):
-        headers["retry-after"] = "1"
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
     title = inspect.cleandoc(type(error).__doc__ or "").partition("\n")[0]
-    return _response(error.status, title, error.message, error.code, headers, error.details)
+    return _response(error.status, title, error.message, error.code, refusal_headers(error.status), error.details)
+
+
+def refusal_headers(status: int) -> dict[str, str]:
+    """What a refusal with this status says in its headers, in whatever shape its body is."""
+    if status in (429, 503):
+        return {"retry-after": "1"}
+    return {"www-authenticate": "Bearer"} if status == 401 else {}
 
 
 def http_problem(_: Request, error: Exception) -> Response:
@@ -44,14 +46,14 @@ def _response(
     return Response(msgspec.json.encode(body), status, headers, media_type="application/problem+json")
 
 
-def answering(handler: Handler) -> Handler:
-    """A handler whose UnspoolErrors become problem JSON."""
+def answering(handler: Handler, shape: Callable[[UnspoolError], Response] = problem) -> Handler:
+    """A handler whose UnspoolErrors become problem JSON, or another shape."""
 
     @wraps(handler)
     async def wrapped(request: Request) -> Response:
         try:
             return await handler(request)
         except UnspoolError as error:
-            return problem(error)
+            return shape(error)
 
     return wrapped

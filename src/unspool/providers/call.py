@@ -24,25 +24,26 @@ class ModelCall:
         self.agent = agent
         self.tools = 0
 
-    def _event(self, type_: str, /, **data: Any) -> Event:
+    def event(self, type_: str, /, **data: Any) -> Event:
+        """An event of this call."""
         return Event(type_, data if self.agent is None else data | {"agent": self.agent})
 
     def started(self) -> Event:
-        return self._event(events.STEP_STARTED, id=self.call_id, kind="message", name=self.model)
+        return self.event(events.STEP_STARTED, id=self.call_id, kind="message", name=self.model)
 
     def text(self, text: str) -> Event:
-        return self._event(events.TEXT_DELTA, text=text)
+        return self.event(events.TEXT_DELTA, text=text)
 
     def reasoning(self, text: str) -> Event:
-        return self._event(events.REASONING_DELTA, text=text)
+        return self.event(events.REASONING_DELTA, text=text)
 
     def tool_call(self, name: str, tool_call_id: str | None = None) -> Event:
         """The model wants `name` called. A tool call to which the provider gave no id gets one, unique to this call."""
         self.tools += 1
-        return self._event(events.TOOL_CALL, call_id=tool_call_id or f"{self.call_id}/tool/{self.tools}", name=name)
+        return self.event(events.TOOL_CALL, call_id=tool_call_id or f"{self.call_id}/tool/{self.tools}", name=name)
 
     def tool_args(self, tool_call_id: str, text: str) -> Event:
-        return self._event(events.TOOL_ARGS_DELTA, call_id=tool_call_id, text=text)
+        return self.event(events.TOOL_ARGS_DELTA, call_id=tool_call_id, text=text)
 
     def usage(self, raw: Mapping[str, Any]) -> Event | None:
         """The usage that the provider told, None where it makes no sense: unknown usage is a state, not a failure."""
@@ -58,4 +59,4 @@ class ModelCall:
     def finished(self, reason: str) -> Event:
         """The end. `reason` is stop, length, tool_calls, content_filter, or a word of the provider's own."""
         kind = "tool_calls" if self.tools else "message"
-        return self._event(events.STEP_FINISHED, id=self.call_id, kind=kind, finish_reason=reason)
+        return self.event(events.STEP_FINISHED, id=self.call_id, kind=kind, finish_reason=reason)

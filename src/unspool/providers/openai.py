@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from json import JSONDecodeError
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from unspool.errors import ConfigurationError, RunFailed
 from unspool.events import Event
@@ -21,11 +21,12 @@ try:
 except ImportError as error:
     raise missing_extra("openai", "openai") from error
 
-_BROKEN = (openai.APIError, JSONDecodeError, UnicodeDecodeError)
+BROKEN: Final = (openai.APIError, JSONDecodeError, UnicodeDecodeError)
+"""What the client raises where a request or its answer fails."""
 
 
-class OpenAIModel:
-    """A model that an OpenAI-compatible server offers under `name`.
+class OpenAIServer:
+    """What the models of both of OpenAI's APIs have in common.
 
     `base_url`: another server than OpenAI's, up to and including its `/v1`. `api_key`: else `OPENAI_API_KEY`; a server
     of your own may need none. `client`: a client of your own, with its time-outs and retries, which stays yours to
@@ -49,11 +50,21 @@ class OpenAIModel:
         self.provider = provider
         self._extra = dict(extra or {})
         self._owned = client is None
-        self._client = client or make_client(base_url, api_key)
-        self._asks_usage = True
+        self._client = client or _client(base_url, api_key)
 
     def __repr__(self) -> str:
-        return f"<OpenAIModel {self.name} at {self._client.base_url}>"
+        return f"<{type(self).__name__} {self.name} at {self._client.base_url}>"
+
+    async def close(self) -> None:
+        """Give back connections. Idempotent."""
+        if self._owned:
+            await self._client.close()
+
+
+class OpenAIModel(OpenAIServer):
+    """A model that an OpenAI-compatible server offers under `name`; see `OpenAIServer` for how it is made."""
+
+    _asks_usage = True
 
     async def stream(
         self,
@@ -74,19 +85,14 @@ class OpenAIModel:
         try:
             async with await self._request(messages, tools) as chunks:
                 async for chunk in chunks:
-                    for event in answer.feed(_plain(chunk)):
+                    for event in answer.feed(plain(chunk)):
                         yield event
-        except _BROKEN as error:
+        except BROKEN as error:
             for event in answer.usage():
                 yield event
-            raise _failure(error) from error
+            raise failure_of(error) from error
         for event in answer.finish():
             yield event
-
-    async def close(self) -> None:
-        """Give back connections. Idempotent."""
-        if self._owned:
-            await self._client.close()
 
     async def _request(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
@@ -114,14 +120,15 @@ class OpenAIModel:
         )
 
 
-def _plain(chunk: object) -> Any:
+def plain(chunk: object) -> Any:
+    """What the provider sent, as plain data."""
     # The client builds its types from whatever came, unchecked, and hands on what is not even an object.
     return (
         chunk.model_dump(mode="python", exclude_unset=True, warnings=False) if isinstance(chunk, BaseModel) else chunk
     )
 
 
-def make_client(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
+def _client(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
     """A client of our own. Raises ConfigurationError where there is no key for OpenAI."""
     if api_key is None and base_url is not None and not os.environ.get("OPENAI_API_KEY"):
         api_key = "none"  # the client insists on one; servers without authentication do not look at it
@@ -131,7 +138,8 @@ def make_client(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
         raise ConfigurationError("there is no API key for OpenAI: set OPENAI_API_KEY or pass api_key") from error
 
 
-def _failure(error: Exception) -> RunFailed:
+def failure_of(error: Exception) -> RunFailed:
+    """What a run fails with for one of BROKEN."""
     if isinstance(error, openai.APIConnectionError):
         return failure("provider_unavailable")
     if isinstance(error, openai.APIError):

@@ -11,20 +11,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from json import JSONDecodeError
 from typing import Any, Final, cast
 
 from unspool.errors import RunFailed
 from unspool.events import Event
 from unspool.providers.base import Message
 from unspool.providers.call import ModelCall
-from unspool.providers.failures import classify, failure, missing_extra
-from unspool.providers.openai import make_client
+from unspool.providers.failures import failure, missing_extra
+from unspool.providers.openai import BROKEN, OpenAIServer, failure_of, plain
 from unspool.providers.responses_stream import POSITION, Begun, Position, ResponseStream, to_input, to_tools
 
 try:
     import openai
-    from openai import AsyncOpenAI, AsyncStream, BaseModel
+    from openai import AsyncStream, BaseModel
     from openai.types.responses import ResponseStreamEvent
 except ImportError as error:
     raise missing_extra("openai", "openai") from error
@@ -40,34 +39,14 @@ _PAUSE: Final = (0.05, 2.0)
 _CANCEL: Final = 1.5
 """Seconds that a provider has to answer that it has stopped."""
 _LATER: Final = frozenset({408, 409, 429})
-_BROKEN: Final = (openai.APIError, JSONDecodeError, UnicodeDecodeError)
 
 
-class OpenAIResponses:
-    """A model that a server of the Responses API offers under `name`; as `OpenAIModel` otherwise, which see.
+class OpenAIResponses(OpenAIServer):
+    """A model that a server of the Responses API offers under `name`; see `OpenAIServer` for how it is made.
 
     `stream` is what every model has: it goes on through cuts, and stops the provider when it is closed. `follow` leaves
     the provider running, for whoever continues it: see `unspool.agents.continued_call`.
     """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        client: AsyncOpenAI | None = None,
-        provider: str = "openai",
-        extra: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.name = name
-        self.provider = provider
-        self._extra = dict(extra or {})
-        self._owned = client is None
-        self._client = client or make_client(base_url, api_key)
-
-    def __repr__(self) -> str:
-        return f"<OpenAIResponses {self.name} at {self._client.base_url}>"
 
     async def stream(
         self,
@@ -113,16 +92,14 @@ class OpenAIResponses:
             try:
                 async with await self._open(answer, messages, tools) as chunks:
                     async for chunk in chunks:
-                        for event in answer.feed(_plain(chunk)):
+                        for event in answer.feed(plain(chunk)):
                             yield event
                         if answer.due(EVERY):
                             yield answer.position_event()
                         if answer.ended:
                             return
-            except _BROKEN as error:
+            except BROKEN as error:
                 if not _cut(error, answer.position):
-                    for event in answer.usage():
-                        yield event
                     raise _failure(error, answer.position) from error
                 _log.info("call %s: the stream broke after %s: %s", call_id, answer.number, error)
             tries, known = (tries + 1 if answer.number == known else 1), answer.number
@@ -135,15 +112,11 @@ class OpenAIResponses:
         try:
             async with asyncio.timeout(_CANCEL):
                 stopped = await self._client.responses.cancel(response_id)
-        except (openai.APIError, TimeoutError) as error:
+        except (*BROKEN, TimeoutError) as error:
             _log.warning("response %s could not be cancelled: %s", response_id, error)
             return None
-        return stopped.usage.model_dump() if stopped.usage is not None else None
-
-    async def close(self) -> None:
-        """Give back connections. Idempotent."""
-        if self._owned:
-            await self._client.close()
+        usage = getattr(stopped, "usage", None)  # unchecked by the client, which may even hand on no object
+        return usage.model_dump() if isinstance(usage, BaseModel) else None
 
     async def _open(
         self, answer: ResponseStream, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
@@ -163,12 +136,6 @@ class OpenAIResponses:
         )
 
 
-def _plain(chunk: object) -> Any:
-    return (
-        chunk.model_dump(mode="python", exclude_unset=True, warnings=False) if isinstance(chunk, BaseModel) else chunk
-    )
-
-
 def _cut(error: Exception, position: Position | None) -> bool:
     """Whether it is the connection that failed, and not the request or the answer."""
     if isinstance(error, openai.APIStatusError):  # the client itself has tried again before
@@ -179,9 +146,4 @@ def _cut(error: Exception, position: Position | None) -> bool:
 def _failure(error: Exception, position: Position | None) -> RunFailed:
     if isinstance(error, openai.NotFoundError) and position is not None:
         return failure("provider_unavailable", "The model provider does not have the answer any more.")
-    assert isinstance(error, openai.APIError)
-    status = error.status_code if isinstance(error, openai.APIStatusError) else None
-    return classify(status=status, names=(error.code, error.type), message=error.message)
-
-
-__all__ = ["POSITION", "Begun", "OpenAIResponses"]
+    return failure_of(error)

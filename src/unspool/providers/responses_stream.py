@@ -141,7 +141,6 @@ class ResponseStream:
         self.number = at.sequence_number if at is not None else -1
         self._noted = self.number
         self._calls = dict(at.calls) if at is not None else {}
-        self._usage: Json | None = None
         self._item_done = False
 
     @property
@@ -178,21 +177,18 @@ class ResponseStream:
             if rest is not None:
                 yield rest
 
-    def usage(self) -> Iterator[Event]:
-        """The usage that was told last."""
-        if self._usage and (event := self.call.usage(self._usage)):
-            yield event
-
     def _events(self, kind: str, chunk: Json) -> Iterator[Event]:
         index = str(chunk.get("output_index", ""))
-        text = shapes.text(chunk.get("delta")) if isinstance(chunk.get("delta"), str) else ""
+        delta = chunk.get("delta")
+        text = delta if isinstance(delta, str) else ""
         if kind in _TEXT:
             if text:
-                yield self._placed(self.call.text(text), f"{index}.{chunk.get('content_index', 0)}")
+                part = chunk.get("content_index", 0)
+                yield self.call.event(events.TEXT_DELTA, text=text, part_id=self._part(index, part))
         elif kind in _REASONING:
             if text:
                 part = chunk.get("summary_index", chunk.get("content_index", 0))
-                yield self._placed(self.call.reasoning(text), f"{index}.{part}")
+                yield self.call.event(events.REASONING_DELTA, text=text, part_id=self._part(index, part))
         elif kind == "response.function_call_arguments.delta":
             yield from self._arguments(index, text)
         elif kind == "response.output_item.added":
@@ -207,7 +203,7 @@ class ResponseStream:
         elif kind == "response.output_text.annotation.added":
             note = shapes.an_object(chunk.get("annotation"))
             if note.get("type") == "url_citation" and isinstance(note.get("url"), str):
-                yield self._marked(events.SOURCE, url=note["url"], title=shapes.name(note.get("title")))
+                yield self.call.event(events.SOURCE, url=note["url"], title=shapes.name(note.get("title")))
         elif kind in ("response.created", "response.in_progress", "response.queued"):
             self._response_id = shapes.name(shapes.an_object(chunk.get("response")).get("id")) or self._response_id
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
@@ -215,11 +211,8 @@ class ResponseStream:
         elif kind == "error":
             raise classify(status=None, names=(chunk.get("code"),), message=shapes.text(chunk.get("message")))
 
-    def _placed(self, event: Event, place: str) -> Event:
-        return Event(event.type, {**event.data, "part_id": f"{self.call.call_id}:{place}"})
-
-    def _marked(self, type_: str, **data: Any) -> Event:
-        return Event(type_, data if self.call.agent is None else data | {"agent": self.call.agent})
+    def _part(self, index: str, part: object) -> str:
+        return f"{self.call.call_id}:{index}.{part}"
 
     def _arguments(self, index: str, text: str) -> Iterator[Event]:
         tool = self._calls.get(index)
@@ -233,15 +226,16 @@ class ResponseStream:
                 yield from self._arguments(index, shapes.json_text(item.get("arguments"))[self._calls[index].size :])
                 del self._calls[index]
             case "function_call_output":
-                yield self._marked(
+                yield self.call.event(
                     events.TOOL_RESULT, call_id=shapes.text(item.get("call_id")), output=item.get("output")
                 )
             case _:
                 pass
 
     def _end(self, kind: str, response: Json) -> Iterator[Event]:
-        self._usage = shapes.an_object(response.get("usage"))
-        yield from self.usage()
+        usage = shapes.an_object(response.get("usage"))
+        if usage and (event := self.call.usage(usage)):
+            yield event
         if kind == "response.failed":
             error = shapes.an_object(response.get("error"))
             raise classify(status=None, names=(error.get("code"),), message=shapes.text(error.get("message")))
@@ -297,5 +291,7 @@ def _parts(content: Sequence[Mapping[str, Any]] | None, kind: str) -> list[dict[
 
 def to_tools(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Tools in the shape of the chat API as those of this one."""
-    strict = {"strict": False}
-    return [{**strict, "type": "function", **tool["function"]} if "function" in tool else dict(tool) for tool in tools]
+    return [
+        {"strict": False, "type": "function", **tool["function"]} if "function" in tool else dict(tool)
+        for tool in tools
+    ]

@@ -20,13 +20,14 @@ from unspool.events import Record
 from unspool.http.dialects.openai_api import (
     add_usage,
     answering,
-    counted,
+    body_of,
     ended,
     failed_response,
     headers_of,
     metadata_of,
     name_of,
     start,
+    usage_of,
 )
 from unspool.http.door import Door, json_response
 from unspool.http.requests import StartRequest
@@ -87,7 +88,11 @@ class ChatCompletions(Projection, kw_only=True):
                 for call in self.calls
             ]  # fmt: skip
         choice = {"index": 0, "message": message, "finish_reason": self.reason or "stop", "logprobs": None}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage_of(self.usage)}
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": usage_of(self.usage, "prompt", "completion"),
+        }
 
     def _head(self, kind: str) -> Json:
         model = self.model or "default"
@@ -154,24 +159,7 @@ class ChatCompletions(Projection, kw_only=True):
         told.append(self._chunk({}, self.reason))
         if self.include_usage:
             chunk = self._head("chat.completion.chunk")
-            told.append({**chunk, "choices": [], "usage": usage_of(self.usage)})
-
-
-def usage_of(total: dict[str, int]) -> Json | None:
-    """Usage in the words of this API; None where nothing is known of it."""
-    if not total:
-        return None
-    tokens = counted(total)
-    return {
-        "prompt_tokens": tokens["input_tokens"],
-        "completion_tokens": tokens["output_tokens"],
-        "total_tokens": tokens["input_tokens"] + tokens["output_tokens"],
-        "prompt_tokens_details": {
-            "cached_tokens": tokens["cache_read_tokens"],
-            "cache_write_tokens": tokens["cache_write_tokens"],
-        },
-        "completion_tokens_details": {"reasoning_tokens": tokens["reasoning_tokens"]},
-    }
+            told.append({**chunk, "choices": [], "usage": usage_of(self.usage, "prompt", "completion")})
 
 
 class StreamOptions(msgspec.Struct):
@@ -211,11 +199,7 @@ class _Completions:
 
     async def create(self, request: Request) -> Response:
         identity = await self._door.identify(request)
-        given: Json = await self._door.body(request, Json)
-        try:
-            body = msgspec.convert(given, CompletionBody)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"the request is not valid: {error}") from error
+        given, body = await body_of(self._door, request, CompletionBody)
         if not body.messages or any(str(message.get("role")) not in _ROLES for message in body.messages):
             raise BadRequest(f"messages must be messages with a role: {', '.join(sorted(_ROLES))}", field="messages")
         if body.n not in (None, 1):

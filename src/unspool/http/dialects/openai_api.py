@@ -6,8 +6,7 @@ import asyncio
 import hashlib
 import re
 import secrets
-from functools import wraps
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -16,7 +15,8 @@ from starlette.responses import Response
 from unspool.errors import BadRequest, GenerationConflict, UnspoolError, ViewerReleased
 from unspool.http.auth import Identity
 from unspool.http.door import Door, json_response
-from unspool.http.problem import Handler
+from unspool.http.problem import Handler, refusal_headers
+from unspool.http.problem import answering as shaped
 from unspool.http.requests import StartRequest
 from unspool.jobs import Job
 
@@ -33,18 +33,13 @@ _COUNTED: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_
 def error_response(error: UnspoolError) -> Response:
     """The response for an error, as OpenAI's clients know it."""
     status = 400 if error.status == 422 else error.status
-    headers: dict[str, str] = {}
-    if status in (429, 503):
-        headers["retry-after"] = "1"
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
+    headers = refusal_headers(status)
     if status == 409 or error.details.get("final"):
         headers["x-should-retry"] = "false"  # the clients would send it again, and it would be refused again
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     found = _FIELD.search(error.message)
     param = error.details.get("field") or (found[1] if found else None)
     code = error.details.get("code") or _CODES.get(status) or error.code
-    told = {"message": error.message, "type": kind, "param": param, "code": code}
+    told = {"message": error.message, "type": _type(status), "param": param, "code": code}
     return json_response({"error": told}, status, headers)
 
 
@@ -52,40 +47,46 @@ def failed_response(failure: Json, *, retryable: bool, headers: dict[str, str]) 
     """The response for a run that failed, to one who waited for its end."""
     status = _RUN_FAILED.get(failure["code"], 500)
     retry = {"x-should-retry": "true" if retryable else "false"}
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return json_response({"error": {**failure, "type": kind}}, status, {**headers, **retry})
+    return json_response({"error": {**failure, "type": _type(status)}}, status, {**headers, **retry})
+
+
+def _type(status: int) -> str:
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 def answering(handler: Handler) -> Handler:
     """A handler whose UnspoolErrors become errors in OpenAI's shape."""
+    return shaped(handler, error_response)
 
-    @wraps(handler)
-    async def wrapped(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except UnspoolError as error:
-            return error_response(error)
 
-    return wrapped
+T = TypeVar("T")
+
+
+async def body_of(door: Door, request: Request, kind: type[T]) -> tuple[Json, T]:
+    """A request's body whole, and the fields of it that mean something here. Raises BadRequest."""
+    given: Json = await door.body(request, Json)
+    try:
+        return given, msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the request is not valid: {error}") from error
 
 
 class Created(NamedTuple):
-    """A stream id for a request, and what makes a second one like it attach."""
+    """A stream id for a request, and what makes a second one like it attach, where it has a key."""
 
     stream_id: str
     request_id: str | None
-    keyed: bool
 
 
 def name_of(request: Request, identity: Identity, prefix: str, body: Json) -> Created:
     """The stream that a POST starts. With `Idempotency-Key` it follows from the owner and the key, and the request id
     from the body, so that a repeated POST attaches, and another one with the same key finds the place taken."""
     key = request.headers.get("idempotency-key")
-    if key is None:
-        return Created(f"{prefix}{secrets.token_hex(24)}", None, False)
+    if not key:
+        return Created(f"{prefix}{secrets.token_hex(24)}", None)
     asked = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
     stream_id = f"{prefix}{_digest([identity.tenant, identity.user, key])}"
-    return Created(stream_id, _digest(asked), True)
+    return Created(stream_id, _digest(asked))
 
 
 def _digest(value: object) -> str:
@@ -107,12 +108,12 @@ async def start(door: Door, identity: Identity, details: StartRequest, created: 
             identity,
             details,
             request_id=created.request_id,
-            expect_generation=0 if created.keyed else None,
+            expect_generation=None if created.request_id is None else 0,
             metadata=details.metadata,
             request=kept,
         )
     except GenerationConflict as error:
-        if not created.keyed:
+        if created.request_id is None:
             raise
         raise GenerationConflict(
             "this Idempotency-Key was used before, with another request", code="idempotency_key_reused"
@@ -136,7 +137,7 @@ async def ended(door: Door, identity: Identity, job: Job, request: Request) -> J
             end.result()
         except ViewerReleased as error:
             # Sent again it would be a second generation, unless it has a key by which it attaches.
-            final = "idempotency-key" not in request.headers
+            final = not request.headers.get("idempotency-key")
             message = f"this server is shutting down; {job.stream_id} is there to be followed elsewhere"
             raise ViewerReleased(message, final=final) from error
         return await door.job(identity, job.stream_id, job.generation)
@@ -165,6 +166,19 @@ def add_usage(total: dict[str, int], data: Json) -> None:
             total[name] = total.get(name, 0) + data[name]
 
 
-def counted(total: dict[str, int]) -> dict[str, int]:
-    """The sums, 0 where nothing was told."""
-    return dict.fromkeys(_COUNTED, 0) | total
+def usage_of(total: dict[str, int], asked: str, answered: str) -> Json | None:
+    """The sums in OpenAI's words, of which its APIs have different ones for what goes in and what comes out; None where
+    nothing is known."""
+    if not total:
+        return None
+    tokens = dict.fromkeys(_COUNTED, 0) | total
+    return {
+        f"{asked}_tokens": tokens["input_tokens"],
+        f"{asked}_tokens_details": {
+            "cached_tokens": tokens["cache_read_tokens"],
+            "cache_write_tokens": tokens["cache_write_tokens"],
+        },
+        f"{answered}_tokens": tokens["output_tokens"],
+        f"{answered}_tokens_details": {"reasoning_tokens": tokens["reasoning_tokens"]},
+        "total_tokens": tokens["input_tokens"] + tokens["output_tokens"],
+    }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from unspool.errors import BadRequest
+from unspool.http.dialects.responses.resource import PREFIX
 
 Json = dict[str, Any]
 
@@ -133,10 +134,6 @@ def chat_tools(tools: Sequence[Json]) -> list[Json]:
 def numbered(items: Sequence[Json], response_id: str) -> list[Json]:
     """Items with ids, as they are listed."""
     return [
-        {"id": f"{_short(item['type'])}_{response_id.removeprefix('resp_')}_in_{place}", "status": "completed", **item}
+        {"id": f"{PREFIX[item['type']]}_{response_id.removeprefix('resp_')}_in_{place}", "status": "completed", **item}
         for place, item in enumerate(items)
     ]
-
-
-def _short(kind: str) -> str:
-    return {"message": "msg", "function_call": "fc", "function_call_output": "fco"}.get(kind, "rs")

@@ -10,19 +10,13 @@ import msgspec
 
 from unspool import events
 from unspool.events import Record
-from unspool.http.dialects.openai_api import add_usage
-from unspool.http.dialects.responses.resource import DEFAULTS, usage_of
+from unspool.http.dialects.openai_api import add_usage, usage_of
+from unspool.http.dialects.responses.resource import DEFAULTS, PREFIX
 from unspool.projection import REQUEST, Projection
 
 Json = dict[str, Any]
 Kind = Literal["message", "reasoning", "function_call", "function_call_output"]
 
-_PREFIX: Final[dict[Kind, str]] = {
-    "message": "msg",
-    "reasoning": "rs",
-    "function_call": "fc",
-    "function_call_output": "fco",
-}
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Reasons to finish that leave an answer incomplete, and what OpenAI calls them."""
 
@@ -118,7 +112,7 @@ class Responses(Projection, kw_only=True):
             **echoed,
             "model": self.model or echoed.get("model") or "default",
             "output": [item.shown() for item in self.items],
-            "usage": usage_of(self.usage),
+            "usage": usage_of(self.usage, "input", "output"),
             "error": self.error,
             "incomplete_details": {"reason": self.reason} if self.reason else None,
         }
@@ -139,7 +133,7 @@ class Responses(Projection, kw_only=True):
             case events.TOOL_ERROR:
                 self._output(agent, data["call_id"], data["message"], "incomplete", told)
             case events.STEP_FINISHED:  # the arguments of its calls are whole
-                for index in list(self.calls.values()):
+                for index in self.calls.values():
                     if self.items[index].agent == agent:
                         self._close(index, "completed", told)
             case events.SOURCE if isinstance(data.get("url"), str):
@@ -159,7 +153,7 @@ class Responses(Projection, kw_only=True):
     def _open(self, kind: Kind, agent: str, told: list[Json], **known: Any) -> int:
         index = len(self.items)
         tag = hashlib.sha256(str(self.key).encode()).hexdigest()[:24]
-        item = Item(kind, f"{_PREFIX[kind]}_{tag}_{index}", agent, **known)
+        item = Item(kind, f"{PREFIX[kind]}_{tag}_{index}", agent, **known)
         self.items.append(item)
         told.append({"type": "response.output_item.added", "output_index": index, "item": item.shown()})
         return index
@@ -240,7 +234,7 @@ class Responses(Projection, kw_only=True):
         item = self.items[index]
         placed = {**note, "start_index": item.size, "end_index": item.size}
         here = {"item_id": item.id, "output_index": index, "content_index": 0, "annotation_index": len(item.notes)}
-        item.notes = [*item.notes, placed]
+        item.notes.append(placed)
         told.append({"type": "response.output_text.annotation.added", **here, "annotation": placed})
 
     # tools

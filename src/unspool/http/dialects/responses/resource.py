@@ -1,12 +1,13 @@
-"""The response object: what of a request it echoes, and how it tells usage."""
+"""The response object: what of a request it echoes, and how its items are named."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from unspool.http.dialects.openai_api import counted
-
 Json = dict[str, Any]
+
+PREFIX: Final = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
+"""What the ids of items begin with, by their type."""
 
 DEFAULTS: Final[Json] = {
     "background": False,
@@ -53,20 +54,3 @@ def echo(body: Json) -> Json:
 def _tool(tool: Json) -> Json:
     absent = {"description": None, "parameters": None, "strict": None}
     return {**absent, **tool} if tool.get("type") == "function" else tool
-
-
-def usage_of(total: dict[str, int]) -> Json | None:
-    """Usage in OpenAI's words; None where nothing is known of it."""
-    if not total:
-        return None
-    tokens = counted(total)
-    return {
-        "input_tokens": tokens["input_tokens"],
-        "input_tokens_details": {
-            "cached_tokens": tokens["cache_read_tokens"],
-            "cache_write_tokens": tokens["cache_write_tokens"],
-        },
-        "output_tokens": tokens["output_tokens"],
-        "output_tokens_details": {"reasoning_tokens": tokens["reasoning_tokens"]},
-        "total_tokens": tokens["input_tokens"] + tokens["output_tokens"],
-    }

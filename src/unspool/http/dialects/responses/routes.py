@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from unspool.errors import BadRequest, Gone, InvalidPosition, NotFound
 from unspool.http.auth import Identity
-from unspool.http.dialects.openai_api import answering, ended, headers_of, metadata_of, name_of, start
+from unspool.http.dialects.openai_api import answering, body_of, ended, headers_of, metadata_of, name_of, start
 from unspool.http.dialects.responses.inputs import items_of, numbered, to_chat
 from unspool.http.dialects.responses.projection import Responses
 from unspool.http.dialects.responses.resource import echo
@@ -75,11 +75,7 @@ class _Responses:
 
     async def create(self, request: Request) -> Response:
         identity = await self._door.identify(request)
-        given: Json = await self._door.body(request, Json)
-        try:
-            body = msgspec.convert(given, CreateBody)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"the request is not valid: {error}") from error
+        given, body = await body_of(self._door, request, CreateBody)
         items = items_of(body.input)
         if not items and body.previous_response_id is None and body.conversation is None:
             raise BadRequest("input must say something", field="input")
