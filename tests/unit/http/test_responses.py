@@ -305,6 +305,23 @@ def test_input_becomes_a_conversation() -> None:
     ]
 
 
+def test_an_output_is_that_of_its_own_call() -> None:
+    """Also where the ids of calls come again in every turn, as those of some models do, or one had no answer."""
+    turns = [
+        {"type": "function_call", "call_id": "call_0", "name": "level", "arguments": "{}"},
+        {"role": "user", "content": "Never mind."},
+        {"type": "function_call", "call_id": "call_0", "name": "level", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_0", "output": "1"},
+        {"type": "function_call", "call_id": "call_0", "name": "level", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_0", "output": "2"},
+    ]
+    told = [(message["role"], message.get("content")) for message in to_chat(items_of(turns))]
+    assert told == [
+        ("assistant", None), ("user", "Never mind."),
+        ("assistant", None), ("tool", "1"), ("assistant", None), ("tool", "2"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("item", "field"),
     [

@@ -57,17 +57,23 @@ def _parts(item: Json, where: str) -> list[Json]:
 
 def to_chat(items: Sequence[Json]) -> list[Json]:
     """One conversation, oldest first. Each tool's output follows its call; reasoning is left out."""
-    outputs = {item["call_id"]: item for item in items if item["type"] == "function_call_output"}
+    asked: dict[str, int] = {}  # ids come again in other turns: an output is that of the last call before it
+    outputs: dict[int, Json] = {}
+    for place, item in enumerate(items):
+        if item["type"] == "function_call":
+            asked[item["call_id"]] = place
+        elif item["type"] == "function_call_output" and item["call_id"] in asked:
+            outputs.setdefault(asked[item["call_id"]], item)
     chat: list[Json] = []
-    calls: list[Json] = []
+    calls: dict[int, Json] = {}
     told: set[str] = set()
 
     def turn() -> None:
         """End the turn that calls tools."""
-        chat.extend(_output(outputs[call["id"]]) for call in calls if call["id"] in outputs)
+        chat.extend(_output(outputs[place]) for place in calls if place in outputs)
         calls.clear()
 
-    for item in items:
+    for place, item in enumerate(items):
         match item["type"]:
             case "message":
                 turn()
@@ -76,8 +82,8 @@ def to_chat(items: Sequence[Json]) -> list[Json]:
                 if not calls and not (chat and chat[-1]["role"] == "assistant"):
                     chat.append({"role": "assistant", "content": None})
                 function = {"name": item["name"], "arguments": item["arguments"]}
-                calls.append({"id": item["call_id"], "type": "function", "function": function})
-                chat[-1]["tool_calls"] = list(calls)
+                calls[place] = {"id": item["call_id"], "type": "function", "function": function}
+                chat[-1]["tool_calls"] = list(calls.values())
                 told.add(item["call_id"])
             case "function_call_output":
                 turn()
