@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-from unspool.errors import GenerationStopped, Gone, NotFound, StoreUnavailable, UnspoolError
+from unspool.errors import GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable, UnspoolError
 from unspool.events import USAGE, Event, Record
 from unspool.manager import GenerationManager
 from unspool.producer import Generation
@@ -44,15 +44,24 @@ async def continued_call(
     if gen.attempt > 1:
         begun = begun_of(await _log_of(manager, gen), f"{gen.key}/{agent or 'main'}/{step}/")
     if begun is None:
-        names = {"agent": agent} if agent is not None else {}
-        async with gen.model_call(provider=model.provider, model=model.name, step=step, **names) as call:
+        async with gen.model_call(provider=model.provider, model=model.name, agent=agent or "main", step=step) as call:
             stream = model.follow(messages, call_id=call.call_id, agent=agent, tools=tools)
             await _write(manager, gen, model, stream, call, None)
-    elif not (begun.finished and begun.usage_told):
-        stream = model.follow(messages, call_id=begun.call_id, agent=agent, tools=tools, begun=begun)
+        return
+    if begun.finished is not None:
+        gen.finish(finish_reason=begun.finished)
+        if begun.usage_told:
+            return
+    stream = model.follow(messages, call_id=begun.call_id, agent=agent, tools=tools, begun=begun)
+    try:
         usage = await _write(manager, gen, model, stream, None, begun)
-        if usage is not None:
-            await _settle(manager, gen, usage)
+    except RunFailed as error:
+        if begun.finished is None:
+            raise
+        _log.warning("call %s is whole, and its usage is left to the ledger's sweep: %s", begun.call_id, error)
+        return
+    if usage is not None:
+        await _settle(manager, gen, usage)
 
 
 async def _log_of(manager: GenerationManager, gen: Generation) -> list[Record]:
@@ -88,7 +97,7 @@ async def _write(
                     usage = event
                 else:
                     await gen.emit_event(event)
-    except (asyncio.CancelledError, GenerationStopped):
+    except (asyncio.CancelledError, Exception):  # whatever it is: the provider does not notice by itself
         if response_id is not None and await _unwanted(manager, gen):
             told = await model.cancel(response_id)
             if call is not None and told is not None:

@@ -45,13 +45,13 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct):
-    """What a log has of a call: its last position, and what came behind that. `finished`: it came to its end;
-    `usage_told`: its usage is known. See `begun_of`."""
+    """What a log has of a call: its last position, and what came behind that. `finished`: why, where it came to its
+    end; `usage_told`: its usage is known. See `begun_of`."""
 
     call_id: str
     position: Position | None = None
     told: list[Event] = []
-    finished: bool = False
+    finished: str | None = None
     usage_told: bool = False
 
 
@@ -70,7 +70,7 @@ def begun_of(records: Iterable[Record], calls: str) -> Begun | None:
                     begun = Begun(data["call_id"])
                 begun.position, begun.told = msgspec.convert(data, Position), []
             case events.STEP_FINISHED if begun is not None and data["id"] == begun.call_id:
-                begun.finished = True
+                begun.finished = data.get("finish_reason", "stop")
                 begun.told.append(record.event)
             case events.USAGE if begun is not None and data["call_id"] == begun.call_id:
                 begun.usage_told = True
