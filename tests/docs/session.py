@@ -142,7 +142,7 @@ class Session:
                 settings = Settings(**values)
                 chosen = choose_model(settings)
                 manager = GenerationManager()
-                app = create_app(manager, run=answer_with(chosen.model, settings))
+                app = create_app(manager, run=answer_with(chosen.model, settings, manager), models=[chosen.model.name])
             self.url = await self._stack.enter_async_context(serving(app, manager))
         return self.url
 

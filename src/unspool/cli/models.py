@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
+from unspool.agents import continued_call
 from unspool.cli.output import USAGE, CommandError
 from unspool.cli.settings import Settings
 from unspool.errors import ConfigurationError, RunFailed
 from unspool.http import Answer, StartRequest
+from unspool.manager import GenerationManager
 from unspool.producer import Generation
 from unspool.providers import Message, Model, load_model
 from unspool.providers.chat import text_of
 from unspool.testing.model import ScriptedModel
+
+if TYPE_CHECKING:
+    from unspool.providers import OpenAIResponses
 
 _log = logging.getLogger("unspool.cli")
 
@@ -68,7 +73,12 @@ def _scripted(settings: Settings, note: str | None) -> Chosen:
     return Chosen(model, note or "This model is scripted: its answers are made up.")
 
 
-def answer_with(model: Model, settings: Settings) -> Answer:
+def continues(model: Model) -> TypeGuard[OpenAIResponses]:
+    """Whether a call of this model outlives the process that made it."""
+    return hasattr(model, "follow")
+
+
+def answer_with(model: Model, settings: Settings, manager: GenerationManager) -> Answer:
     """The run that a POST starts: one call of this model with the conversation."""
 
     async def answer(gen: Generation, request: StartRequest) -> None:
@@ -77,7 +87,11 @@ def answer_with(model: Model, settings: Settings) -> Answer:
         messages = cast(list[Message], request.messages)
         if settings.system is not None:
             messages = [Message(role="system", content=settings.system), *messages]
-        await gen.emit("created", _created(gen, request, model))
+        if gen.attempt == 1:
+            await gen.emit("created", _created(gen, request, model))
+        if continues(model):
+            await continued_call(manager, gen, model, messages)
+            return
         async with gen.model_call(provider=model.provider, model=model.name) as call:
             await gen.relay(model.stream(messages, call_id=call.call_id), call=call)
 
@@ -88,7 +102,8 @@ def _created(gen: Generation, request: StartRequest, model: Model) -> dict[str, 
     # So that the question can be shown beside the answer after a reload, or on another device. What the client said
     # of it itself, above all the id that it knows it by, stands.
     asked = [message for message in request.messages if message.get("role") == "user"]
-    known: dict[str, Any] = {"conversation_id": gen.stream_id, "model": model.name}
+    conversation = request.metadata.get("conversation_id") or gen.stream_id
+    known: dict[str, Any] = {"conversation_id": conversation, "model": model.name}
     if "user_message" not in request.metadata and asked:
         known["user_message"] = {"id": f"{gen.key}/user", "text": text_of(asked[-1].get("content"))}
     return known

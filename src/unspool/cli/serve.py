@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from starlette.applications import Starlette
 
-from unspool.cli.models import Chosen, answer_with, choose_model
+from unspool.cli.models import Chosen, answer_with, choose_model, continues
 from unspool.cli.output import USAGE, CommandError, console
 from unspool.cli.settings import DEFAULT_FILE, PREFIX, Settings, flag_of, load
 from unspool.errors import UnspoolError
@@ -124,11 +124,13 @@ def build_app(settings: Settings, chosen: Chosen) -> Starlette:
         raise CommandError(str(error), USAGE) from error
     app = create_app(
         manager,
-        run=answer_with(chosen.model, settings),
+        run=answer_with(chosen.model, settings, manager),
+        resumable="answer" if continues(chosen.model) else None,
         authenticate=bearer(settings.token) if settings.token else None,
         account=settings.account if ledger is not None else None,
         page=True,
         about={"model": chosen.model.name, "note": chosen.note},
+        models=[chosen.model.name],
         # Without a token, a foreign web page must not reach this server under a host name of its own choice.
         allowed_hosts=None if settings.token else ["localhost", "127.0.0.1", "[::1]", "::1", settings.host],
     )

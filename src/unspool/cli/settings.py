@@ -46,13 +46,14 @@ class Settings(BaseSettings):
         "auto",
         min_length=1,
         description="Model that answers: auto (local if it is installed, else scripted), local, local:PATH (a GGUF "
-        "file), scripted, openai:NAME, anthropic:NAME; with --upstream the name that server knows it by.",
+        "file), scripted, openai:NAME, openai-responses:NAME, anthropic:NAME; with --upstream the name that server "
+        "knows it by.",
     )
     upstream: str | None = Field(
         None, description="Base URL of an OpenAI-compatible server, up to and including its /v1 (http or https)."
     )
-    provider: Literal["openai", "anthropic"] | None = Field(
-        None, description="API that the model or the upstream speaks: openai or anthropic."
+    provider: Literal["openai", "openai-responses", "anthropic"] | None = Field(
+        None, description="API that the model or the upstream speaks: openai-responses, openai or anthropic."
     )
     api_key: SecretStr | None = Field(
         None, description="The upstream's key; else OPENAI_API_KEY or ANTHROPIC_API_KEY is taken."

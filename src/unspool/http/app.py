@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +59,7 @@ def create_app(
     allowed_hosts: list[str] | None = None,
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
+    models: Sequence[str] = (),
 ) -> Starlette:
     """An application that owns the manager: it starts and stops with it. What is not told here is told for `router`.
 
@@ -106,6 +107,7 @@ def create_app(
             account=account,
             stream_options=stream_options,
             max_body=max_body,
+            models=models,
         ).routes,
     ]
     if page:

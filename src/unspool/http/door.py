@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,8 +39,10 @@ class Door:
         account: str | None = None,
         stream_options: StreamOptions = DEFAULTS,
         max_body: int = MAX_BODY,
+        models: Sequence[str] = (),
     ) -> None:
         self.manager = manager
+        self.models = models
         self.stream_options = stream_options
         self.max_body = max_body
         self._run = run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import quote
@@ -41,12 +41,14 @@ def router(
     account: str | None = None,
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
+    models: Sequence[str] = (),
 ) -> Router:
     """The routes of the native dialect and of others, to mount or include in a Starlette or FastAPI application.
 
     `run` is what a POST starts. `authenticate` gets each request and answers the user's id, an Identity, or None for
     401; without it every caller is the same nobody: only for a server that nobody else can reach. `stream_options`:
-    heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused.
+    heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused. `models`: names of those
+    that `run` knows, for clients that ask for a list.
 
     `dialects`: names of `unspool.http.DIALECTS` (None: all of them); the native one is always there.
 
@@ -55,7 +57,7 @@ def router(
     """
     door = Door(
         manager, run, resumable=resumable, authenticate=authenticate, account=account, stream_options=stream_options,
-        max_body=max_body,
+        max_body=max_body, models=models,
     )  # fmt: skip
     return _router_class()(routes=[*_Native(door).routes(), *dialect_routes(door, dialects)])
 

@@ -44,6 +44,7 @@ def load_model(spec: str, *, base_url: str | None = None, api_key: str | None = 
     | `local`, `local:{path}` | llama.cpp on the default weights, or on a GGUF file |
     | `anthropic:{name}` | Anthropic |
     | `openai:{name}` | OpenAI, or with `base_url` a server that speaks the same API |
+    | `openai-responses:{name}` | likewise, by the Responses API: a run that is gone on with goes on there |
     | any other name, with `base_url` | likewise; its usage is charged under the server's host name |
 
     `base_url` and `api_key` default to what the provider's client reads from the environment. Raises
@@ -60,11 +61,14 @@ def load_model(spec: str, *, base_url: str | None = None, api_key: str | None = 
             return __getattr__("AnthropicModel")(name, base_url=base_url, api_key=api_key)
         case "openai" if name:
             return __getattr__("OpenAIModel")(name, base_url=base_url, api_key=api_key)
+        case "openai-responses" if name:
+            return __getattr__("OpenAIResponses")(name, base_url=base_url, api_key=api_key)
         case _ if spec and base_url:
             provider = urlsplit(base_url).hostname or "openai"
             return __getattr__("OpenAIModel")(spec, base_url=base_url, api_key=api_key, provider=provider)
         case _:
             raise ConfigurationError(
-                f"there is no model {spec!r}: say scripted, local, local:PATH, openai:NAME, anthropic:NAME, "
-                "or the name of a model together with the base URL of an OpenAI-compatible server"
+                f"there is no model {spec!r}: say scripted, local, local:PATH, openai:NAME, "
+                "openai-responses:NAME, anthropic:NAME, or the name of a model together with the base URL of an "
+                "OpenAI-compatible server"
             )

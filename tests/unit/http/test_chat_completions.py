@@ -75,3 +75,31 @@ def test_chunks_add_up(middle: list[tuple[str, Json]], end: tuple[str, Json], us
     assert ["".join(parts) for parts in calls.values()] == [
         call.function.arguments for call in answer.tool_calls or () if call.type == "function"
     ]
+
+
+def test_why_it_finished() -> None:
+    """Reasons that clients know are told, in the stream and in one piece; any other word is a stop."""
+    for reason, told in (("length", "length"), ("tool_calls", "tool_calls"), ("content_filter", "content_filter"),
+                         ("max", "stop")):  # fmt: skip
+        whole = begin()
+        frames = [
+            frame for record in records([("completed", {"finish_reason": reason})]) for frame in whole.feed(record)
+        ]
+        assert decoded(frames)[-1]["choices"][0]["finish_reason"] == told
+        assert whole.completion()["choices"][0]["finish_reason"] == told
+
+
+def test_usage_in_detail() -> None:
+    """Summed over all calls, with what was cached and thought; none where nothing is known."""
+    usage = {
+        "call_id": "m", "input_tokens": 10, "cache_read_tokens": 4, "cache_write_tokens": 1, "output_tokens": 5,
+        "reasoning_tokens": 2,
+    }  # fmt: skip
+    whole = begin()
+    assert whole.completion()["usage"] is None
+    for record in records([asked(True), ("usage", usage), ("usage", usage)]):
+        whole.feed(record)
+    assert whole.completion()["usage"] == {
+        "prompt_tokens": 20, "prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 2},
+        "completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 4}, "total_tokens": 30,
+    }  # fmt: skip

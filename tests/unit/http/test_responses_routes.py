@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import httpx2
 import pytest
+from openai.types import Model
 
 from tests.conftest import Serving
-from unspool import Generation, GenerationManager, Options
+from unspool import Generation, GenerationManager, Options, RunFailed
 from unspool.http import StartRequest, create_app
 from unspool.http.auth import Identity
 from unspool.ledger import Ledger, LedgerOptions
@@ -45,8 +47,9 @@ async def test_who_may_not_enter(serving: Serving, path: str) -> None:
     """401, whatever is asked for; what is another's is not found."""
     app = create_app(GenerationManager(options=Options(**OPTIONS)), run=hello, authenticate=who)
     async with serving(app) as client:
-        refused = await client.post(path, json={})
-        assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
+        for refused in (await client.post(path, json={}), await client.get("/v1/models")):
+            assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
+            assert refused.headers["www-authenticate"] == "Bearer"
         ann, bob = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
         key = {"idempotency-key": "k"}
         begun = (await client.post("/v1/responses", json={"input": "hi"}, headers={**ann, **key})).json()
@@ -66,6 +69,7 @@ async def test_who_may_not_enter(serving: Serving, path: str) -> None:
         ("/v1/responses", {"input": 5}, "input"),
         ("/v1/responses", {"input": "hi", "stream": "yes"}, "stream"),
         ("/v1/responses", {"input": "hi", "metadata": {"a": 1}}, "metadata"),
+        ("/v1/responses", {"input": "hi", "background": True, "store": False}, "store"),
         ("/v1/responses", {"input": "hi", "conversation": {"id": 1}}, "conversation"),
         ("/v1/responses", {"input": "hi", "conversation": "c", "previous_response_id": "r"}, "conversation"),
         ("/v1/chat/completions", {"messages": []}, "messages"),
@@ -158,3 +162,93 @@ async def test_a_server_that_goes_while_somebody_waits(serving: Serving) -> None
         refused = await client.post("/v1/responses", json={"input": "hi"})
         assert refused.status_code == 503
         assert "x-should-retry" not in refused.headers
+
+
+@pytest.mark.parametrize("dialect", ["responses", "chat-completions"])
+async def test_models(serving: Serving, dialect: str) -> None:
+    """What the application says of its models is listed; of others there is none."""
+    manager = GenerationManager(options=Options(**OPTIONS))
+    app = create_app(manager, run=hello, dialects=[dialect], models=["m", "org/n"])
+    async with serving(app) as client:
+        listed = (await client.get("/v1/models")).json()
+        assert (listed["object"], [one["id"] for one in listed["data"]]) == ("list", ["m", "org/n"])
+        Model.model_validate(listed["data"][0])
+        assert (await client.get("/v1/models/org/n")).json() == listed["data"][1]
+        refused = await client.get("/v1/models/nobody")
+        assert (refused.status_code, error_of(refused)["code"]) == (404, "model_not_found")
+    async with serving(create_app(GenerationManager(options=Options(**OPTIONS)), run=hello)) as client:
+        assert (await client.get("/v1/models")).json()["data"] == []
+
+
+async def test_what_came_before(serving: Serving) -> None:
+    """A chain and a conversation give all messages, oldest first; of a conversation it is the caller's own last one."""
+    asked: list[list[Json]] = []
+
+    async def answer(gen: Generation, request: StartRequest) -> None:
+        asked.append(request.messages)
+        await gen.text(f"answer {len(asked)}")
+
+    app = create_app(GenerationManager(options=Options(**OPTIONS)), run=answer, authenticate=who)
+    async with serving(app) as client:
+
+        async def ask(text: str, user: str = "ann", **more: Any) -> str:
+            body = {"input": text, "conversation": "c", **more}
+            answered = await client.post("/v1/responses", json=body, headers={"authorization": f"Bearer {user}"})
+            return answered.json()["id"]
+
+        first = await ask("1")
+        await ask("other", user="bob")
+        await ask("2")
+        await ask("3")
+        assert [message["content"] for message in asked[1]] == ["other"]
+        assert [message["content"] for message in asked[3]] == ["1", "answer 1", "2", "answer 3", "3"]
+        await ask("4", conversation=None, previous_response_id=first, instructions="Be brief.")
+        assert [message["content"] for message in asked[4]] == ["Be brief.", "1", "answer 1", "4"]
+
+
+async def test_a_chain_has_an_end(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than so many responses before one are refused, with what to do."""
+    monkeypatch.setattr(sys.modules["unspool.http.dialects.responses.routes"], "CHAIN", 2)
+    async with serving(create_app(GenerationManager(options=Options(**OPTIONS)), run=hello)) as client:
+        previous: str | None = None
+        for _ in range(3):
+            answered = await client.post("/v1/responses", json={"input": "hi", "previous_response_id": previous})
+            previous = answered.json()["id"]
+        refused = await client.post("/v1/responses", json={"input": "hi", "previous_response_id": previous})
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "chain_too_long")
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/responses", {"input": "hi"}), ("/v1/chat/completions", CHAT)])
+async def test_a_key(serving: Serving, path: str, body: Json) -> None:
+    """The same body attaches, streamed or not; another one is refused; an empty key is none; ids cannot be guessed."""
+    manager = GenerationManager(options=Options(**OPTIONS))
+    async with serving(create_app(manager, run=hello)) as client:
+        key = {"idempotency-key": "k"}
+        first = await client.post(path, json=body, headers=key)
+        again = await client.post(path, json={**body, "stream": True}, headers=key)
+        assert first.headers["x-unspool-stream"] == again.headers["x-unspool-stream"]
+        refused = await client.post(path, json={**body, "temperature": 0.1}, headers=key)
+        assert (refused.status_code, error_of(refused)["code"]) == (409, "idempotency_key_reused")
+        assert refused.headers["x-should-retry"] == "false"
+        none = [await client.post(path, json=body, headers={"idempotency-key": ""}) for _ in range(2)]
+        ids = {answer.headers["x-unspool-stream"] for answer in none}
+        assert len(ids) == 2
+        assert min(map(len, ids)) > 40
+        assert len(await manager.jobs()) == 3
+
+
+async def test_a_response_that_failed(serving: Serving) -> None:
+    """It is one with a status, for who waited and for who cancels; as a chat completion it is an error."""
+
+    async def fail(gen: Generation, request: StartRequest) -> None:
+        raise RunFailed("Too long.", code="context_length")
+
+    async with serving(create_app(GenerationManager(options=Options(**OPTIONS)), run=fail)) as client:
+        failed = (await client.post("/v1/responses", json={"input": "hi"})).json()
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "context_length")
+        assert (await client.post(f"/v1/responses/{failed['id']}/cancel")).json() == failed
+        refused = await client.post("/v1/chat/completions", json=CHAT)
+        assert (refused.status_code, refused.headers["x-should-retry"]) == (400, "false")
+        assert error_of(refused) == {
+            "message": "Too long.", "type": "invalid_request_error", "param": None, "code": "context_length",
+        }  # fmt: skip

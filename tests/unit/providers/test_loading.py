@@ -23,6 +23,7 @@ def test_scripted_needs_nothing():
     [
         ("openai:gpt-5", None, "gpt-5", "openai"),
         ("openai:gpt-5", "http://relay.example/v1", "gpt-5", "openai"),
+        ("openai-responses:gpt-5", "http://relay.example/v1", "gpt-5", "openai"),
         ("anthropic:claude-opus", None, "claude-opus", "anthropic"),
         ("qwen3", "http://models.example:8000/v1", "qwen3", "models.example"),
         ("llama3:8b", "http://models.example/v1", "llama3:8b", "models.example"),

@@ -25,6 +25,7 @@ from unspool.http.dialects.openai_api import (
     failed_response,
     headers_of,
     metadata_of,
+    model_routes,
     name_of,
     start,
     usage_of,
@@ -40,9 +41,9 @@ _REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter", "
 
 
 class Call(msgspec.Struct, omit_defaults=True):
-    """A tool call. `told`: its arguments are whole."""
+    """A tool call, the `index`th. `told`: its arguments are whole."""
 
-    call_id: str
+    index: int
     name: str
     chunks: list[str] = []
     told: bool = False
@@ -57,7 +58,7 @@ class ChatCompletions(Projection, kw_only=True):
     include_usage: bool = False
     chunks: list[str] = msgspec.field(default_factory=list[str])
     thought: list[str] = msgspec.field(default_factory=list[str])
-    calls: list[Call] = msgspec.field(default_factory=list[Call])
+    calls: dict[str, Call] = msgspec.field(default_factory=dict[str, Call])
     usage: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     reason: str | None = None
     failure: Json | None = None
@@ -83,9 +84,8 @@ class ChatCompletions(Projection, kw_only=True):
             message["reasoning_content"] = "".join(self.thought)
         if self.calls:
             message["tool_calls"] = [
-                {"id": call.call_id, "type": "function",
-                 "function": {"name": call.name, "arguments": "".join(call.chunks)}}
-                for call in self.calls
+                {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": "".join(call.chunks)}}
+                for call_id, call in self.calls.items()
             ]  # fmt: skip
         choice = {"index": 0, "message": message, "finish_reason": self.reason or "stop", "logprobs": None}
         return {
@@ -112,12 +112,12 @@ class ChatCompletions(Projection, kw_only=True):
                 self.thought.append(data["text"])
                 told.append(self._chunk({"reasoning_content": data["text"]}))
             case events.TOOL_CALL:
-                index = self._called(data["call_id"], data["name"], told)
+                call = self._called(data["call_id"], data["name"], told)
                 arguments = data.get("arguments")
                 if arguments is not None:
                     whole = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-                    self._arguments(index, whole.removeprefix("".join(self.calls[index].chunks)), told)
-                    self.calls[index].told = True
+                    self._arguments(call, whole.removeprefix("".join(call.chunks)), told)
+                    call.told = True
             case events.TOOL_ARGS_DELTA:
                 self._arguments(self._called(data["call_id"], "tool", told), data["text"], told)
             case events.CREATED if isinstance(data.get("model"), str):
@@ -129,23 +129,19 @@ class ChatCompletions(Projection, kw_only=True):
             case _:  # has no counterpart there
                 pass
 
-    def _called(self, call_id: str, name: str, told: list[Json]) -> int:
-        for index, call in enumerate(self.calls):
-            if call.call_id == call_id:
-                return index
-        self.calls.append(Call(call_id, name))
-        index = len(self.calls) - 1
-        function = {"name": name, "arguments": ""}
-        told.append(
-            self._chunk({"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]})
-        )
-        return index
+    def _called(self, call_id: str, name: str, told: list[Json]) -> Call:
+        call = self.calls.get(call_id)
+        if call is None:
+            call = self.calls[call_id] = Call(len(self.calls), name)
+            function = {"name": name, "arguments": ""}
+            begun = {"index": call.index, "id": call_id, "type": "function", "function": function}
+            told.append(self._chunk({"tool_calls": [begun]}))
+        return call
 
-    def _arguments(self, index: int, text: str, told: list[Json]) -> None:
-        call = self.calls[index]
+    def _arguments(self, call: Call, text: str, told: list[Json]) -> None:
         if text and not call.told:
             call.chunks.append(text)
-            told.append(self._chunk({"tool_calls": [{"index": index, "function": {"arguments": text}}]}))
+            told.append(self._chunk({"tool_calls": [{"index": call.index, "function": {"arguments": text}}]}))
 
     def _finish(self, kind: str, data: Json, told: list[Json]) -> None:
         if kind != events.COMPLETED:
@@ -189,7 +185,8 @@ def routes(door: Door) -> list[BaseRoute]:
     return [
         Route(
             "/v1/chat/completions", answering(served.create), methods=["POST"], name="unspool.chat_completions.create"
-        )
+        ),
+        *model_routes(door),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What OpenAI's APIs have in common: errors in their shape, requests that are sent twice, waiting for the end."""
+"""What OpenAI's APIs have in common: errors in their shape, models, repeated requests, waiting for the end."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
-from unspool.errors import BadRequest, GenerationConflict, UnspoolError, ViewerReleased
+from unspool.errors import BadRequest, GenerationConflict, NotFound, UnspoolError, ViewerReleased
 from unspool.http.auth import Identity
 from unspool.http.door import Door, json_response
 from unspool.http.problem import Handler, refusal_headers
@@ -69,6 +70,30 @@ async def body_of(door: Door, request: Request, kind: type[T]) -> tuple[Json, T]
         return given, msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the request is not valid: {error}") from error
+
+
+def model_routes(door: Door) -> list[BaseRoute]:
+    """The list of models, which clients of both APIs ask for."""
+
+    async def listed(request: Request) -> Response:
+        await door.identify(request)
+        return json_response({"object": "list", "data": [_model(name) for name in door.models]})
+
+    async def one(request: Request) -> Response:
+        await door.identify(request)
+        name = request.path_params["model"]
+        if name not in door.models:
+            raise NotFound(f"The model '{name[:80]}' does not exist.", field="model", code="model_not_found")
+        return json_response(_model(name))
+
+    return [
+        Route("/v1/models", answering(listed), methods=["GET"], name="unspool.models"),
+        Route("/v1/models/{model:path}", answering(one), methods=["GET"], name="unspool.model"),
+    ]
+
+
+def _model(name: str) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "unspool"}
 
 
 class Created(NamedTuple):

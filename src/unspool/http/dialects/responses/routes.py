@@ -14,7 +14,16 @@ from starlette.routing import BaseRoute, Route
 
 from unspool.errors import BadRequest, Gone, InvalidPosition, NotFound
 from unspool.http.auth import Identity
-from unspool.http.dialects.openai_api import answering, body_of, ended, headers_of, metadata_of, name_of, start
+from unspool.http.dialects.openai_api import (
+    answering,
+    body_of,
+    ended,
+    headers_of,
+    metadata_of,
+    model_routes,
+    name_of,
+    start,
+)
 from unspool.http.dialects.responses.inputs import items_of, numbered, to_chat
 from unspool.http.dialects.responses.projection import Responses
 from unspool.http.dialects.responses.resource import echo
@@ -43,12 +52,13 @@ class CreateBody(msgspec.Struct):
     previous_response_id: str | None = None
     conversation: str | Json | None = None
     metadata: Json | None = None
+    store: bool | None = None
     tools: list[Json] | None = None
     text: Json | None = None
     reasoning: Json | None = None
 
 
-_HANDLED: Final = frozenset(CreateBody.__struct_fields__) - {"tools", "text", "reasoning"}
+_HANDLED: Final = frozenset(CreateBody.__struct_fields__) - {"store", "tools", "text", "reasoning"}
 
 
 def routes(door: Door) -> list[BaseRoute]:
@@ -63,10 +73,11 @@ def routes(door: Door) -> list[BaseRoute]:
         (one, served.retrieve, "GET", "retrieve"),
         (one, served.delete, "DELETE", "delete"),
     )
-    return [
+    made = (
         Route(path, answering(handler), methods=[method], name=f"unspool.responses.{name}")
         for path, handler, method, name in listed
-    ]
+    )
+    return [*made, *model_routes(door)]
 
 
 class _Responses:
@@ -79,6 +90,8 @@ class _Responses:
         items = items_of(body.input)
         if not items and body.previous_response_id is None and body.conversation is None:
             raise BadRequest("input must say something", field="input")
+        if body.background and body.store is False:
+            raise BadRequest("background needs store: what nobody may keep, nobody can come back to", field="store")
         conversation = _conversation(body)
         created = name_of(request, identity, "resp_", given)
         previous = body.previous_response_id or await self._last_of(identity, conversation, created.stream_id)
@@ -206,8 +219,7 @@ class _Responses:
             return None
         jobs = await self._door.manager.jobs(limit=_RECENT, **identity.owner())
         of_it = (job for job in jobs if job.metadata.conversation_id == conversation and job.stream_id != new)
-        last = max(of_it, key=lambda job: job.created_at, default=None)
-        return None if last is None else last.stream_id
+        return next((job.stream_id for job in of_it), None)
 
 
 def _conversation(body: CreateBody) -> str | None:
