@@ -1,4 +1,4 @@
-"""A process that owns a run, to be killed: `python -m tests.interop.dialects.owner STORE UPSTREAM LEDGER`."""
+"""A process that owns a run, to be killed: `python -m tests.interop.dialects.owner STORE UPSTREAM LEDGER QUESTION`."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -99,14 +100,16 @@ async def test_an_owner_that_dies_is_followed_by_another(
     async with (
         world(serving, dialects=UPSTREAM, seed=seed, least=900, carried=(4000, 30_000)) as upstream,
         provider(upstream.url) as model,
+        AsyncExitStack() as stack,
     ):
+        stack.push_async_callback(cluster.close)
         upstream.cuts = 0
         managers: list[GenerationManager] = []
         for _ in range(6):
             manager = made(store, model, f"sqlite:///{tmp_path}/ledger.db", transport)
             await manager.start_up()
             managers.append(manager)
-        cluster._managers += managers
+            cluster._managers.append(manager)
         await fund(managers[0])
         await run(managers[0])
         last = managers[-1]
@@ -131,7 +134,6 @@ async def test_an_owner_that_dies_is_followed_by_another(
         attempts = sum(record.type == "resumed" for record in log)
         assert attempts > 0
         tell(f"{attempts} owners died, {upstream.proxy.cuts} cuts: {len(upstream.text)} characters, each once")
-        await cluster.close()
 
 
 class Shared:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
 
+from tests.interop.dialects.owner import made
 from tests.unit.providers.test_responses_model import upstream
 from unspool import Generation, GenerationManager
 from unspool.agents import continued_call
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.events import Event, Record
-from unspool.jobs import Limits, Status
+from unspool.jobs import GenerationKey, Limits, Status
 from unspool.providers.call import ModelCall
 from unspool.providers.failures import failure
 from unspool.providers.responses_stream import Begun, ResponseStream
@@ -210,3 +212,28 @@ async def test_a_log_that_is_full_stops_the_provider(cluster: Cluster) -> None:
     told = await ended(manager)
     assert (told[-1].type, told[-1].data["code"]) == ("failed", "limit_exceeded")
     assert provider.cancelled == ["resp_1"]
+
+
+async def test_it_is_charged_for_once(cluster: Cluster, tmp_path: Path) -> None:
+    """By what the provider told to whoever went on with it, under the id that its first owner gave it."""
+    provider = Provider(lambda event: event.data.get("text") == WORDS[2])
+    store, transport = await cluster.backend.make()
+    first, second = (
+        made(store, cast(Any, provider), f"sqlite:///{tmp_path}/ledger.db", transport, lease=0.3) for _ in range(2)
+    )
+    for manager in (first, second):
+        await manager.start_up()
+        cluster._managers.append(manager)
+    ledger = second.billing.ledger
+    assert ledger is not None
+    await ledger.grant("team", 10**9, id="one")
+    await first.start("s", "answer", args={"question": "?"}, on_owner_lost="resume", account="team")
+    await has(first, "text.delta")
+    await cluster.kill(first)
+    await first.billing.close()
+    [usage] = [record.data for record in await ended(second) if record.type == "usage"]
+    [call] = (await ledger.usage(GenerationKey("s", 1))).calls
+    assert (call.call_id, call.state, usage["call_id"]) == ("s/1/main/0/1", "settled", call.call_id)
+    assert (call.source, call.cost) == ("provider", usage["cost_nano"])
+    assert (await ledger.balance("team")).posted == 10**9 - (5 * 1000 + 7 * 2000)
+    assert (await ledger.audit()).faults == []

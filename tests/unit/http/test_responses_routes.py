@@ -28,12 +28,15 @@ async def hello(gen: Generation, request: StartRequest) -> None:
 
 async def endless(gen: Generation, request: StartRequest) -> None:
     await gen.text("begun")
+    if request.messages[0]["role"] == "system":
+        return
     await asyncio.Event().wait()
 
 
 def who(request: object) -> Identity | None:
     user = getattr(request, "headers", {}).get("authorization", "").removeprefix("Bearer ")
-    return Identity(user, account="team") if user else None
+    name, _, tenant = user.partition("@")
+    return Identity(name, tenant or None, "team") if user else None
 
 
 def error_of(answer: httpx2.Response) -> Json:
@@ -50,17 +53,22 @@ async def test_who_may_not_enter(serving: Serving, path: str) -> None:
         for refused in (await client.post(path, json={}), await client.get("/v1/models")):
             assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
             assert refused.headers["www-authenticate"] == "Bearer"
-        ann, bob = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
+        ann = {"authorization": "Bearer ann"}
         key = {"idempotency-key": "k"}
         begun = (await client.post("/v1/responses", json={"input": "hi"}, headers={**ann, **key})).json()
-        again = (await client.post("/v1/responses", json={"input": "hi"}, headers={**bob, **key})).json()
-        assert begun["id"] != again["id"], "a key is its owner's"
-        for verb, more in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")):
-            refused = await client.request(verb, f"/v1/responses/{begun['id']}{more}", headers=bob)
-            assert (refused.status_code, error_of(refused)["param"]) == (404, "response_id")
-        asked = {"input": "hi", "previous_response_id": begun["id"]}
-        refused = await client.post("/v1/responses", json=asked, headers=bob)
-        assert (refused.status_code, error_of(refused)["code"]) == (400, "previous_response_not_found")
+        for other in ("bob", "ann@acme"):
+            bob = {"authorization": f"Bearer {other}"}
+            again = (await client.post("/v1/responses", json={"input": "hi"}, headers={**bob, **key})).json()
+            assert begun["id"] != again["id"], "a key is its owner's"
+            for verb, more in (
+                ("GET", ""), ("GET", "?stream=true"), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items"),
+            ):  # fmt: skip
+                refused = await client.request(verb, f"/v1/responses/{begun['id']}{more}", headers=bob)
+                assert (refused.status_code, error_of(refused)["param"]) == (404, "response_id")
+            asked = {"input": "hi", "previous_response_id": begun["id"]}
+            refused = await client.post("/v1/responses", json=asked, headers=bob)
+            assert (refused.status_code, error_of(refused)["code"]) == (400, "previous_response_not_found")
+        assert (await client.get(f"/v1/responses/{begun['id']}", headers=ann)).json() == begun
 
 
 @pytest.mark.parametrize(
@@ -118,6 +126,17 @@ async def test_a_response_that_runs_is_stopped_and_forgotten(serving: Serving) -
         assert (refused.status_code, error_of(refused)["param"]) == (400, "starting_after")
         assert (await client.delete(f"/v1/responses/{begun['id']}")).json()["deleted"] is True
         assert (await client.get(f"/v1/responses/{begun['id']}")).status_code == 404
+        key = {"idempotency-key": "k"}
+        keyed = (await client.post("/v1/responses", json={"input": "hi", "background": True}, headers=key)).json()
+        for _ in range(2):
+            stopped = (await client.post(f"/v1/responses/{keyed['id']}/cancel")).json()
+            assert stopped["status"] == "cancelled"
+        await client.delete(f"/v1/responses/{keyed['id']}")
+        refused = await client.post("/v1/responses", json={"input": "hi", "background": True}, headers=key)
+        assert (refused.status_code, error_of(refused)["code"]) == (409, "idempotency_key_reused")
+        done = (await client.post("/v1/responses", json={"input": "hi", "instructions": "end"})).json()
+        refused = await client.post(f"/v1/responses/{done['id']}/cancel")
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "response_completed")
 
 
 async def test_a_log_that_was_trimmed(serving: Serving) -> None:
@@ -198,12 +217,14 @@ async def test_what_came_before(serving: Serving) -> None:
 
         first = await ask("1")
         await ask("other", user="bob")
+        await ask("another", user="ann@acme")
         await ask("2")
         await ask("3")
         assert [message["content"] for message in asked[1]] == ["other"]
-        assert [message["content"] for message in asked[3]] == ["1", "answer 1", "2", "answer 3", "3"]
+        assert [message["content"] for message in asked[2]] == ["another"]
+        assert [message["content"] for message in asked[4]] == ["1", "answer 1", "2", "answer 4", "3"]
         await ask("4", conversation=None, previous_response_id=first, instructions="Be brief.")
-        assert [message["content"] for message in asked[4]] == ["Be brief.", "1", "answer 1", "4"]
+        assert [message["content"] for message in asked[5]] == ["Be brief.", "1", "answer 1", "4"]
 
 
 async def test_a_chain_has_an_end(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from unspool.errors import RunFailed
 from unspool.events import DELTAS, Event, Record, encode_data
 from unspool.http.dialects.responses.inputs import items_of, to_chat
 from unspool.providers.call import ModelCall
-from unspool.providers.responses_stream import Begun, ResponseStream, begun_of, to_input, to_tools
+from unspool.providers.responses_stream import Begun, Position, ResponseStream, begun_of, to_input, to_tools
 
 Json = dict[str, Any]
 
@@ -109,6 +109,36 @@ def test_positions_are_sparse() -> None:
     positions = [event.data["sequence_number"] for event in told if event.internal]
     assert len(positions) <= 1000 / 64 + 3
     assert positions[0] == 0
+
+
+@pytest.mark.parametrize("again", [["abcdef"], [*"abcdef"], ["a", "bcde", "f"], ["ab", "cd", "ef"], ["abc", "def"]])
+def test_text_may_be_cut_elsewhere_the_second_time(again: list[str]) -> None:
+    """What came is left out to the character, however the log and the provider cut it; each position says
+    what the log has."""
+
+    def sent(words: list[str]) -> list[Json]:
+        deltas = [("text.delta", {"text": word, "part_id": "p"}) for word in words]
+        return upstream(deltas, ("completed", {"finish_reason": "stop"}))
+
+    start = ResponseStream(ModelCall("m", "openai", CALL))
+    [chunk] = [chunk for chunk in sent(["abcd"]) if chunk["type"] == "response.output_text.delta"]
+    begun = Begun(CALL, Position("resp_1", 1), list(start.feed(chunk)))
+    chunks, text = sent(again), "abcd"
+    for event in streamed(chunks, begun, 1):
+        if event.type == "text.delta":
+            text += event.data["text"]
+        elif event.internal:
+            before = chunks[: event.data["sequence_number"] + 1]
+            assert text == "".join(chunk["delta"] for chunk in before if "delta" in chunk)
+    assert text == "abcdef"
+
+
+def test_what_was_sent_twice_is_taken_once() -> None:
+    """A server that begins with the last number again, instead of after it."""
+    answer = ResponseStream(ModelCall("m", "openai", CALL))
+    sent = upstream([("text.delta", {"text": "abc", "part_id": "p"})], ("completed", {"finish_reason": "stop"}))
+    told = [event for chunk in sent for event in (*answer.feed(chunk), *answer.feed(chunk))]
+    assert [event.type for event in told] == ["text.delta", "step.finished"]
 
 
 def test_another_answer_is_not_taken_for_the_same() -> None:

@@ -141,7 +141,8 @@ async def start(door: Door, identity: Identity, details: StartRequest, created: 
         if created.request_id is None:
             raise
         raise GenerationConflict(
-            "this Idempotency-Key was used before, with another request", code="idempotency_key_reused"
+            "this Idempotency-Key was used before, with another request or for one that is not kept any more",
+            code="idempotency_key_reused",
         ) from error
 
 
