@@ -273,3 +273,18 @@ async def test_a_response_that_failed(serving: Serving) -> None:
         assert error_of(refused) == {
             "message": "Too long.", "type": "invalid_request_error", "param": None, "code": "context_length",
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/responses", {"input": "hi"}), ("/v1/chat/completions", CHAT)])
+async def test_who_waits_and_leaves(serving: Serving, path: str, body: Json) -> None:
+    """Nothing here waits on for nobody, and the answer goes on."""
+    manager = GenerationManager(options=Options(**OPTIONS))
+    async with serving(create_app(manager, run=endless)) as client:
+        waiting = asyncio.ensure_future(client.post(path, json=body))
+        while not manager.replica.viewers:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        while manager.replica.viewers:
+            await asyncio.sleep(0.01)
+        [job] = await manager.jobs()
+        assert not job.settled
