@@ -14,10 +14,11 @@ GROUPS: Final = {
     "config": ("toml", "environment"),
     "routes": ("routes",),
     "sockets": ("sockets",),
+    "dialects": ("dialects",),
 }
 NAMES: Final = [name for names in GROUPS.values() for name in names]
 
-UNGUIDED: Final = ("routes", "sockets")
+UNGUIDED: Final = ("routes", "sockets", "dialects")
 """What happens in threads of their own says nothing about coverage: these are always left to Hypothesis."""
 
 

@@ -146,6 +146,7 @@ async def test_an_abort_is_a_stop_and_a_close_is_none(serving: Serving) -> None:
         ({"type": "sing", "requestId": "r"}, "sing"),
         ({"type": "resume", "requestId": "r"}, "id"),
         ({"type": "resume", "requestId": "r", "id": "c", "lastSequence": "x"}, "lastSequence"),
+        ({"type": "resume", "requestId": "r", "id": "c", "lastSequence": -2}, "lastSequence"),
         ({"type": "send", "requestId": "r", "id": "c", "messages": []}, "messages"),
         ({"type": "send", "requestId": "r", "id": "c", "messages": [{"role": "king"}]}, "role"),
         ({"type": "send", "requestId": "r", "id": "", "messages": []}, "id"),
@@ -179,6 +180,7 @@ async def test_who_may_open_it(serving: Serving) -> None:
         refused: list[tuple[str, Json, int]] = [
             ("", {}, 401),
             ("?user=ann", {"additional_headers": {**origin, "cookie": "a=b"}}, 403),
+            ("?user=ann", {"additional_headers": {"origin": "http://[", "authorization": "x"}}, 403),
         ]
         for query, options, status in refused:
             with pytest.raises(InvalidStatus) as raised:

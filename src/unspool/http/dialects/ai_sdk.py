@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from unspool.http.auth import Identity
 from unspool.http.dialects.ai_sdk_socket import ChatSocket
 from unspool.http.dialects.ui_message_stream import ASKED, Continued, Tool, UIMessageStream, run_id
 from unspool.http.dialects.ui_messages import UIMessage, open_calls, to_chat
+from unspool.http.dialects.values import Json, as_number
 from unspool.http.door import Door, json_response
 from unspool.http.problem import answering
 from unspool.http.requests import Id, StartRequest
@@ -30,8 +31,6 @@ GRACE: Final = 60.0
 away."""
 
 _HEADERS: Final = {"x-vercel-ai-ui-message-stream": "v1"}
-
-Json = dict[str, Any]
 
 
 class ChatBody(msgspec.Struct, rename="camel"):
@@ -172,6 +171,5 @@ def _run_of(name: str) -> tuple[str, int | None]:
     """The stream and the generation that a run's id names; the last one of a chat, where it is none."""
     kind, _, rest = name.partition(":")
     generation, colon, stream_id = rest.partition(":")
-    if kind == "run" and colon and generation.isascii() and generation.isdigit() and len(generation) < 16:
-        return stream_id, int(generation)
-    return name, None
+    number = as_number(generation)
+    return (stream_id, number) if kind == "run" and colon and number is not None else (name, None)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -19,6 +18,7 @@ from unspool import projecting
 from unspool.errors import ShuttingDown, StoreUnavailable, UnspoolError, ViewerReleased
 from unspool.http.auth import Identity
 from unspool.http.dialects.ui_message_stream import DONE, UIMessageStream
+from unspool.http.dialects.values import Json
 from unspool.http.door import Door
 from unspool.http.problem import problem
 from unspool.http.stream import CUT
@@ -40,8 +40,6 @@ _TOO_LARGE: Final = 1009
 _BROKEN: Final = 1011
 _RESTART: Final = 1012
 
-Json = dict[str, Any]
-
 
 class Send(msgspec.Struct, tag="send", rename="camel"):
     """A message of the user. `body`: what `DefaultChatTransport` would have beside the rest. The frame's headers are
@@ -61,7 +59,7 @@ class Resume(msgspec.Struct, tag="resume", rename="camel"):
 
     request_id: str
     id: str
-    last_sequence: int | None = None
+    last_sequence: Annotated[int, msgspec.Meta(ge=-1)] | None = None
 
 
 class Abort(msgspec.Struct, tag="abort", rename="camel"):
@@ -117,7 +115,7 @@ def _refuse_foreign(websocket: WebSocket, identity: Identity) -> None:
     """Browsers let every page open sockets everywhere, and send their cookies along."""
     headers = websocket.headers
     origin = headers.get("origin")
-    if origin is None or urlsplit(origin).netloc in (headers.get("host"), headers.get("x-forwarded-host")):
+    if origin is None or origin.partition("://")[2] in (headers.get("host"), headers.get("x-forwarded-host")):
         return
     if identity.user is None or "cookie" in headers or "authorization" in headers:
         raise ForeignOrigin

@@ -6,12 +6,13 @@ The position is the number of a part, from 0. Source: `uiMessageChunkSchema` and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from unspool import events
 from unspool.events import Record
+from unspool.http.dialects.values import Json, as_text
 from unspool.jobs import GenerationKey
 from unspool.projection import REQUEST, Projection
 
@@ -31,8 +32,6 @@ _USAGE: Final = {
     "cachedInputTokens": "cache_read_tokens",
 }
 _BINARY: Final = "application/octet-stream"
-
-Json = dict[str, Any]
 
 
 def run_id(key: GenerationKey) -> str:
@@ -173,7 +172,7 @@ class UIMessageStream(Projection, kw_only=True):
         if tool.state == "input":
             tool.name = data["name"]  # its arguments may have come first
             if arguments is not None:
-                tool.pieces = [arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()]
+                tool.pieces = [as_text(arguments)]
                 self._complete(call_id, agent, parts)
 
     def _tool(self, call_id: str, agent: str, parts: list[Json], *, name: str = "tool") -> Tool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 import msgspec
 
-Json = dict[str, Any]
+from unspool.http.dialects.values import Json, as_object, as_text
 
 
 class UIMessage(msgspec.Struct):
@@ -34,7 +34,7 @@ def open_calls(message: UIMessage) -> dict[str, tuple[str, str, bool]]:
     return {
         call["id"]: (call["function"]["name"], call["function"]["arguments"], part["type"] == "dynamic-tool")
         for part in message.parts
-        if _is_tool(part) and part.get("state") in {"input-available", "approval-requested", "approval-responded"}
+        if _is_tool(part) and part.get("state") in ("input-available", "approval-requested", "approval-responded")
         for call in [_call(part)]
     }
 
@@ -101,15 +101,13 @@ def _call(part: Json) -> Json:
 def _result(part: Json) -> str:
     match part.get("state"):
         case "output-available":
-            output = part.get("output")
-            return output if isinstance(output, str) else msgspec.json.encode(output).decode()
+            return as_text(part.get("output"))
         case "output-error":
             return str(part.get("errorText") or "The tool failed.")
         case "output-denied":
             return "The user did not allow this call."
         case "approval-responded":
-            approval = part.get("approval")
-            allowed = isinstance(approval, dict) and cast("Json", approval).get("approved") is True
+            allowed = as_object(part.get("approval")).get("approved") is True
             return "The user allowed this call." if allowed else "The user did not allow this call."
         case _:
             return "There is no result."

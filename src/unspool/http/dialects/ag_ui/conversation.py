@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from unspool.http.dialects.ag_ui.shapes import Json, items, obj
+from unspool.http.dialects.values import Json, as_list, as_object
 
 ROLES: Final = frozenset({"developer", "system", "assistant", "user", "tool", "activity", "reasoning"})
 
@@ -96,7 +96,7 @@ def grow(pieces: list[str], text: str) -> None:
 
 def known(messages: object) -> list[Json]:
     """Those of a client's messages that can be told to another client."""
-    found = map(obj, items(messages))
+    found = map(as_object, as_list(messages))
     return [one for one in found if isinstance(one.get("id"), str) and one.get("role") in ROLES]
 
 

@@ -11,9 +11,9 @@ from starlette.routing import BaseRoute, Route
 
 from unspool.errors import BadRequest, Gone, InvalidArgument, NotFound
 from unspool.http.auth import Identity
-from unspool.http.dialects.ag_ui.conversation import Json
 from unspool.http.dialects.ag_ui.projection import AgUi
 from unspool.http.dialects.ag_ui.routes import CAPABILITIES, RunInput, Runs
+from unspool.http.dialects.values import Json
 from unspool.http.door import json_response
 from unspool.http.problem import answering
 from unspool.jobs import Job

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from unspool.errors import InvalidArgument
-from unspool.http.dialects.ag_ui.shapes import Json, items, obj
+from unspool.http.dialects.values import Json, as_list, as_object
 
 _MEDIA: Final = frozenset({"image", "audio", "video", "document"})
 
@@ -14,7 +14,7 @@ _MEDIA: Final = frozenset({"image", "audio", "video", "document"})
 def to_chat(messages: Sequence[Json]) -> list[Json]:
     """One conversation, oldest first. What a model cannot be told (reasoning, activity) is left out; the results of
     tools stand right behind the calls. Raises InvalidArgument for what is no message."""
-    results = {one["toolCallId"]: one for one in messages if one.get("role") == "tool" and "toolCallId" in one}
+    results = {_answered(one, index): one for index, one in enumerate(messages) if one.get("role") == "tool"}
     chat: list[Json] = []
     for index, message in enumerate(messages):
         match message.get("role"):
@@ -23,7 +23,7 @@ def to_chat(messages: Sequence[Json]) -> list[Json]:
             case "assistant":
                 chat += _assistant(message, results, index)
             case "tool":
-                call_id = message.get("toolCallId")
+                call_id = _answered(message, index)
                 if results.get(call_id) is message:  # no call that was sent along asks for it
                     chat.append(_result(call_id, message, index))
             case "reasoning" | "activity":
@@ -37,12 +37,22 @@ def _named(message: Json, said: Json) -> Json:
     return {**said, "name": message["name"]} if isinstance(message.get("name"), str) else said
 
 
-def _assistant(message: Json, results: dict[Any, Json], index: int) -> list[Json]:
+def _answered(message: Json, index: int) -> str:
+    """The call that a tool's message answers."""
+    call_id = message.get("toolCallId")
+    if not isinstance(call_id, str):
+        raise InvalidArgument(f"messages[{index}] needs its toolCallId", field=f"messages[{index}]")
+    return call_id
+
+
+def _assistant(message: Json, results: dict[str, Json], index: int) -> list[Json]:
     text = message.get("content") or None
     calls: list[Json] = [
-        {"id": call.get("id"), "type": "function", "function": call.get("function")}
-        for call in map(obj, items(message.get("toolCalls")))
+        {"id": call.get("id"), "type": "function", "function": as_object(call.get("function"))}
+        for call in map(as_object, as_list(message.get("toolCalls")))
     ]
+    if not all(isinstance(call["id"], str) and isinstance(call["function"].get("name"), str) for call in calls):
+        raise InvalidArgument(f"messages[{index}].toolCalls need an id and a function", field=f"messages[{index}]")
     if text is None and not calls:
         return []
     said = _named(message, {"role": "assistant", "content": text})
@@ -52,7 +62,7 @@ def _assistant(message: Json, results: dict[Any, Json], index: int) -> list[Json
     return [{**said, "tool_calls": calls}, *answers]
 
 
-def _result(call_id: object, message: Json | None, index: int) -> Json:
+def _result(call_id: str, message: Json | None, index: int) -> Json:
     if message is None:
         content: str | list[Json] = "There is no result."
     else:
@@ -63,7 +73,7 @@ def _result(call_id: object, message: Json | None, index: int) -> Json:
 def _content(content: object, index: int) -> str | list[Json]:
     if content is None or isinstance(content, str):
         return content or ""
-    parts = [obj(part) for part in items(content)]
+    parts = [as_object(part) for part in as_list(content)]
     if not parts:
         raise InvalidArgument(f"messages[{index}].content is neither a text nor parts", field=f"messages[{index}]")
     if all(part.get("type") == "text" for part in parts):
@@ -79,7 +89,7 @@ def _part(part: Json, index: int) -> Json:
         how = next((name for name in ("data", "url") if part.get(name)), "id")
         kind = str(part.get("mimeType")).partition("/")[0]
         return _media(kind, how, part.get(how), part.get("mimeType"), part)
-    source = obj(part.get("source"))
+    source = as_object(part.get("source"))
     if kind not in _MEDIA or not source:
         raise InvalidArgument(f"messages[{index}] has a part of the unknown type {kind!r}", field=f"messages[{index}]")
     return _media(kind, source.get("type"), source.get("value"), source.get("mimeType"), part)
@@ -93,5 +103,5 @@ def _media(kind: str, how: object, value: object, media_type: object, part: Json
     url = f"data:{media_type};base64,{value}" if how == "data" else value
     if kind == "image":
         return {"type": "image_url", "image_url": {"url": url}}
-    name = part.get("filename") or obj(part.get("metadata")).get("filename") or "file"
+    name = part.get("filename") or as_object(part.get("metadata")).get("filename") or "file"
     return {"type": "file", "file": {"file_data": url, "filename": name}}

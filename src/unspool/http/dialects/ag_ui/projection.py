@@ -11,8 +11,9 @@ import msgspec
 
 from unspool import events
 from unspool.events import Record
-from unspool.http.dialects.ag_ui.conversation import FAILED, Call, Conversation, Json, Said, grow, known
-from unspool.http.dialects.ag_ui.shapes import custom, frame, interrupt, obj, usage_of, whole
+from unspool.http.dialects.ag_ui.conversation import FAILED, Call, Conversation, Said, grow, known
+from unspool.http.dialects.ag_ui.shapes import custom, frame, interrupt, usage_of, whole
+from unspool.http.dialects.values import Json, as_object, as_text
 from unspool.jobs import Job
 from unspool.projection import REQUEST, Projection
 
@@ -169,7 +170,7 @@ class AgUi(Projection, kw_only=True):
                 self._other(kind, data, told)
 
     def _created(self, data: Json) -> None:
-        asked = obj(data.get("user_message"))
+        asked = as_object(data.get("user_message"))
         if self.history == "[]" and asked:
             one = {"id": asked.get("id") or f"{self.key}/0", "role": "user", "content": asked.get("text") or ""}
             self.history = msgspec.json.encode(known([one])).decode()
@@ -260,8 +261,7 @@ class AgUi(Projection, kw_only=True):
         arguments = data.get("arguments")
         if arguments is None or not call.open:
             return
-        text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-        before = "".join(call.arguments)
+        text, before = as_text(arguments), "".join(call.arguments)
         if text.startswith(before):
             self._arguments(agent, data["call_id"], text[len(before) :], told)
         if whole(text) and whole("".join(call.arguments)):
@@ -299,7 +299,7 @@ class AgUi(Projection, kw_only=True):
             told.append({"type": "TOOL_CALL_END", "toolCallId": call_id})
 
     def _result(self, agent: str, kind: str, data: Json, told: list[Json]) -> None:
-        call_id, output = data["call_id"], data.get("output")
+        call_id = data["call_id"]
         call = self._begun(agent, call_id, "tool", told)
         self._complete(call_id, told)
         self.standing.pop(f"{events.TOOL_AUTH}:{call_id}", None)
@@ -308,7 +308,7 @@ class AgUi(Projection, kw_only=True):
             return
         call.answered = True
         self.turns = {one: parent for one, parent in self.turns.items() if parent != call.parent}
-        text = output if isinstance(output, str) else msgspec.json.encode(output).decode()
+        text = as_text(data.get("output"))
         message = Said(self._number(), "tool", [text], call=call_id, failed=kind == events.TOOL_ERROR)
         self.content.answer(message, call.parent)
         event: Json = {

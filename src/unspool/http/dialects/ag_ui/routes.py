@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from unspool import projecting
 from unspool.http.auth import Identity
-from unspool.http.dialects.ag_ui.conversation import Json, joined
+from unspool.http.dialects.ag_ui.conversation import joined
 from unspool.http.dialects.ag_ui.messages import to_chat
 from unspool.http.dialects.ag_ui.projection import (
     DIALECT,
@@ -24,7 +24,7 @@ from unspool.http.dialects.ag_ui.projection import (
     OpeningOld,
     run_id_of,
 )
-from unspool.http.dialects.ag_ui.shapes import obj
+from unspool.http.dialects.values import Json, as_object
 from unspool.http.door import Door, json_response
 from unspool.http.problem import answering
 from unspool.http.requests import StartRequest
@@ -78,7 +78,7 @@ class Runs:
             "tools": body.tools, "context": body.context, "state": body.state, "forwarded_props": body.forwarded_props,
             "resume": body.resume, "agent": agent,
         }  # fmt: skip
-        model = obj(body.forwarded_props).get("model")
+        model = as_object(body.forwarded_props).get("model")
         details = StartRequest(
             body.thread_id, to_chat(body.messages), model if isinstance(model, str) else None, None, None, {}, DIALECT,
             {name: value for name, value in asked.items() if value is not None},

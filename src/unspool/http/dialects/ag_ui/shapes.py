@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Final
 
 import msgspec
 
-Json = dict[str, Any]
+from unspool.http.dialects.values import Json, as_text
 
 
 def frame(event: Json) -> bytes:
@@ -30,7 +30,7 @@ def interrupt(data: Json) -> Json:
     asked = data.get("what") or data.get("message")
     found: Json = {"id": data["action_id"], "reason": "approval", "metadata": {"approval": data}}
     if asked is not None:
-        found["message"] = asked if isinstance(asked, str) else msgspec.json.encode(asked).decode()
+        found["message"] = as_text(asked)
     if isinstance(data.get("call_id"), str):
         found["toolCallId"] = data["call_id"]
     return found
@@ -52,13 +52,3 @@ def usage_of(data: Json) -> Json:
     if "inputTokens" in entry and "outputTokens" in entry:
         entry["totalTokens"] = entry["inputTokens"] + entry["outputTokens"]
     return entry
-
-
-def obj(value: object) -> Json:
-    """A JSON object; an empty one for anything else."""
-    return cast(Json, value) if isinstance(value, dict) else {}
-
-
-def items(value: object) -> list[Any]:
-    """A JSON array; an empty one for anything else."""
-    return cast(list[Any], value) if isinstance(value, list) else []

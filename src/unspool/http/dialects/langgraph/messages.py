@@ -12,8 +12,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from unspool.errors import InvalidArgument
-
-Json = dict[str, Any]
+from unspool.http.dialects.values import Json, as_list, as_object
 
 _TYPES: Final = {
     "human": "human", "user": "human", "ai": "ai", "assistant": "ai", "system": "system", "developer": "system",
@@ -22,11 +21,6 @@ _TYPES: Final = {
 _ROLES: Final = {"human": "user", "system": "system"}
 REMOVE_ALL: Final = "__remove_all__"
 """The id of the message that takes all others away."""
-
-
-def as_object(value: object) -> Json:
-    """The value, where it is an object; else an empty one."""
-    return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def received(given: object, new_id: Callable[[], str]) -> list[Json]:
@@ -78,8 +72,7 @@ def _message(given: object, new_id: Callable[[], str]) -> Json:
 def _calls(message: Json) -> list[Json]:
     """An assistant's calls, also where they are in the shape of OpenAI."""
     calls: list[Json] = []
-    given: Any = message.get("tool_calls")
-    for item in cast("list[object]", given) if isinstance(given, list) else ():
+    for item in as_list(message.get("tool_calls")):
         call = as_object(item)
         function = as_object(call.get("function"))
         args = call.get("args") if "args" in call else function.get("arguments")

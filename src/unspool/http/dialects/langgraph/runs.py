@@ -16,7 +16,7 @@ from starlette.responses import Response
 from unspool import projecting
 from unspool.errors import BadRequest, Fault, GenerationConflict, Gone, InvalidArgument, NotFound, UnspoolError
 from unspool.http.auth import Identity
-from unspool.http.dialects.langgraph.messages import as_object, merged, received, to_chat
+from unspool.http.dialects.langgraph.messages import merged, received, to_chat
 from unspool.http.dialects.langgraph.projection import (
     AGENT,
     CUSTOM,
@@ -40,12 +40,11 @@ from unspool.http.dialects.langgraph.threads import (
     number_of,
     run_status,
 )
+from unspool.http.dialects.values import Json, as_number, as_object
 from unspool.http.door import Door, json_response
 from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
 from unspool.jobs import Job, check_id
-
-Json = dict[str, Any]
 
 _ALL: Final = (VALUES, TUPLES, UPDATES, CUSTOM)
 """What a client gets of a run that was started without modes."""
@@ -344,16 +343,18 @@ def position_of(request: Request) -> int:
     given = request.headers.get("last-event-id", "")
     if given in ("", "-1"):
         return 0
-    if not (given.isascii() and given.isdigit() and len(given) < 16):
+    number = as_number(given)
+    if number is None:
         raise BadRequest(f"Last-Event-ID must be the id of an event, or -1, not {given[:40]!r}", field="Last-Event-ID")
-    return int(given) + 1
+    return number + 1
 
 
 def whole(query: QueryParams, name: str, default: int) -> int:
     value = query.get(name, str(default))
-    if not (value.isascii() and value.isdigit() and len(value) < 9):
+    number = as_number(value)
+    if number is None:
         raise InvalidArgument(f"{name} must be a whole number, not {value[:40]!r}", field=name)
-    return int(value)
+    return number
 
 
 def _flag(query: QueryParams, name: str) -> bool:

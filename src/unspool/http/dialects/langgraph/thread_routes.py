@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from unspool.errors import GenerationConflict, InvalidArgument, NotFound
 from unspool.http.auth import Identity
-from unspool.http.dialects.langgraph.messages import as_object, merged, received
+from unspool.http.dialects.langgraph.messages import merged, received
 from unspool.http.dialects.langgraph.projection import NAME
 from unspool.http.dialects.langgraph.runs import whole
 from unspool.http.dialects.langgraph.threads import (
@@ -25,10 +25,9 @@ from unspool.http.dialects.langgraph.threads import (
     number_of,
     thread_status,
 )
+from unspool.http.dialects.values import Json, as_object
 from unspool.http.door import Door, json_response
 from unspool.jobs import Job, Metadata
-
-Json = dict[str, Any]
 
 _SEARCHED: Final = 1000
 """Generations of a user that a search looks at."""
@@ -134,7 +133,11 @@ class ThreadRoutes:
     async def search(self, request: Request) -> Response:
         body, found = await self._matching(request)
         offset, limit = body.offset or 0, 10 if body.limit is None else body.limit
-        return json_response([await self._threads.described(job) for job in found[offset : offset + limit]])
+        described: list[Json] = []
+        for job in found[offset : offset + limit]:
+            with suppress(NotFound):  # it was forgotten just now
+                described.append(await self._threads.described(job))
+        return json_response(described)
 
     async def count(self, request: Request) -> Response:
         return json_response(len((await self._matching(request))[1]))

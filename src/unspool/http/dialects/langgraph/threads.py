@@ -10,18 +10,17 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
 from unspool.errors import Gone, NotFound
 from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.projection import AGENT, NAME, LangGraphRun, failure, identifier, run_id
+from unspool.http.dialects.values import Json
 from unspool.http.door import Door
 from unspool.jobs import Job, Status
 from unspool.projection import REQUEST
-
-Json = dict[str, Any]
 
 _MISSES: Final = 32
 """Generations in a row that may have been deleted before what came earlier counts as gone."""
@@ -36,7 +35,7 @@ class Known(msgspec.Struct, kw_only=True):
 
     kind: str = RUN
     thread: Json = {}
-    since: float = 0.0
+    since: Annotated[float, msgspec.Meta(ge=0, lt=1e11)] = 0.0
     base: int | None = None
     assistant: str = AGENT
     metadata: Json = {}

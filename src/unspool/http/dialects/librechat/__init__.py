@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from unspool import projecting
 from unspool.errors import BadRequest, Gone, NotFound, UnspoolError
 from unspool.http.dialects.librechat.projection import NO_PARENT, LibreChat, user_message
+from unspool.http.dialects.values import as_number, as_object
 from unspool.http.door import Door, json_response
 from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
@@ -81,8 +82,7 @@ class _Chat:
         asked = user_message(
             body.messageId, body.overrideParentMessageId or body.parentMessageId or NO_PARENT, body.text
         )
-        option: dict[str, Any] = said.get("endpointOption") or {}
-        model = body.model or option.get("model")
+        model = body.model or as_object(said.get("endpointOption")).get("model")
         details = StartRequest(
             stream_id, [{"role": "user", "content": body.text}], model, None, None, {}, "librechat", said
         )
@@ -105,9 +105,9 @@ class _Chat:
         except (NotFound, Gone):
             missing = {"error": "Stream not found", "message": "The generation job does not exist or has expired."}
             return json_response(missing, 404)
-        last = request.headers.get("last-event-id", "")
-        if last.isascii() and last.isdigit():
-            return await self._door.follow(job, LibreChat, int(last))
+        last = as_number(request.headers.get("last-event-id", ""))
+        if last is not None:
+            return await self._door.follow(job, LibreChat, last)
         if request.query_params.get("resume") != "true":
             return await self._door.follow(job, LibreChat)
         standing = await projecting.project(self._door.manager.replica, job, LibreChat, terminal=False)

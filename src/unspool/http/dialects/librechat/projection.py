@@ -8,16 +8,16 @@ then what follows on it; what LibreChat does not send, heart-beats and `id:` lin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from unspool import events
 from unspool.events import Record
+from unspool.http.dialects.values import Json, as_text
 from unspool.projection import Projection
 from unspool.terminals import DEFAULT_SENDER, DEFAULT_TITLE
 
-Json = dict[str, Any]
 NO_PARENT: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -143,7 +143,7 @@ class LibreChat(Projection, kw_only=True):
         name = f"tool:{data['call_id']}"
         place = self.places.get(name)
         if place is None:
-            text = "" if arguments is None else _text(arguments)
+            text = "" if arguments is None else as_text(arguments)
             place = self._step("tool_call", name, {"tool_calls": [{**tool, "args": text, "type": "tool_call"}]}, frames)
             self.parts[place].pieces.append(text)
             self.parts[place].tool = tool
@@ -151,7 +151,7 @@ class LibreChat(Projection, kw_only=True):
             part = self.parts[place]
             part.tool = {**part.tool, **tool}
             if arguments is not None:
-                part.pieces = [_text(arguments)]
+                part.pieces = [as_text(arguments)]
             calls = [part.shown()["tool_call"]]
             frames.append({"event": "on_run_step", "data": self._run_step(place, {"tool_calls": calls})})
 
@@ -171,7 +171,7 @@ class LibreChat(Projection, kw_only=True):
     def _result(self, call_id: str, output: object, frames: list[Json]) -> None:
         place = self._tool(call_id, frames)
         part = self.parts[place]
-        part.tool = {**part.tool, "output": _text(output), "progress": 1}
+        part.tool = {**part.tool, "output": as_text(output), "progress": 1}
         done = {"id": part.step, "index": place, **part.shown()}
         frames.append({"event": "on_run_step_completed", "data": {"result": done}})
 
@@ -253,7 +253,3 @@ def user_message(message_id: str | None, parent_id: str, text: str | None) -> Js
         "messageId": message_id, "parentMessageId": parent_id, "text": text or "", "sender": "User",
         "isCreatedByUser": True,
     }  # fmt: skip
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
