@@ -17,7 +17,8 @@ from langchain_core.messages import AIMessageChunk
 from unspool import events
 from unspool.errors import InvalidArgument, NotFound
 from unspool.events import Record
-from unspool.http.dialects.langgraph.messages import merged, received, to_chat
+from unspool.http.dialects.langgraph import projection
+from unspool.http.dialects.langgraph.messages import arguments, merged, received, to_chat
 from unspool.http.dialects.langgraph.projection import (
     CUSTOM,
     SHOWN,
@@ -166,6 +167,39 @@ def test_the_pieces_make_up_the_state(log: list[Any]) -> None:
         assert whole.additional_kwargs.get("reasoning_content") == message["additional_kwargs"].get("reasoning_content")
         assert (whole.usage_metadata or {}) == message.get("usage_metadata", {})
         assert [chunk["id"] for chunk in whole.tool_call_chunks] == [call["id"] for call in message["tool_calls"]]
+
+
+@given(LOGS)
+def test_the_state_has_the_arguments_of_calls(log: list[Any]) -> None:
+    """What was said last of them, whoever looked in between."""
+    said: dict[str, str] = {}
+    for kind, data, _ in log:
+        if kind == events.TOOL_ARGS_DELTA:
+            said[data["call_id"]] = said.get(data["call_id"], "") + data["text"]
+        elif kind == events.TOOL_CALL:
+            given_ = data.get("arguments")
+            known = said.setdefault(data["call_id"], "")
+            said[data["call_id"]] = known if given_ is None else json.dumps(given_, separators=(",", ":"))
+    for look in (0, 1):
+        run = begun(LangGraphRun)
+        for record in records(log):
+            run.feed(record)
+            assert not look or run.state is run.messages
+        found = {call["id"]: call["args"] for message in run.state for call in message.get("tool_calls", ())}
+        wrong = {call["id"]: call["args"] for message in run.state for call in message.get("invalid_tool_calls", ())}
+        assert wrong == {call: text for call, text in said.items() if arguments(text) is None}
+        assert {call: found[call] for call in said} == {call: arguments(text) or {} for call, text in said.items()}
+
+
+def test_calls_cost_the_same_however_many_there_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments are read once, not again at every state that comes after them."""
+    read: list[str] = []
+    monkeypatch.setattr(projection, "arguments", lambda text: read.append(text) or {})
+    log = [(events.TOOL_CALL, {"call_id": str(n), "name": "f", "arguments": {"a": n}}, False) for n in range(200)]
+    answers = [(events.TOOL_RESULT, {"call_id": str(n), "output": "x"}, False) for n in range(200)]
+    made = [event for pair in zip(log, answers, strict=True) for event in pair]
+    frames_of(kind_of((VALUES,)), records(made))
+    assert len(read) == 200
 
 
 def test_an_agent_is_a_node() -> None:

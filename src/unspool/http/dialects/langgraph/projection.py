@@ -15,9 +15,8 @@ import msgspec
 from unspool import events
 from unspool.events import Record
 from unspool.http.dialects.langgraph.messages import arguments, tool_call
+from unspool.http.dialects.values import Json, as_text
 from unspool.projection import REQUEST, Projection
-
-Json = dict[str, Any]
 
 NAME: Final = "langgraph"
 AGENT: Final = "agent"
@@ -49,7 +48,7 @@ def identifier(kind: str, stream_id: str, number: int) -> str:
 
 class Call(msgspec.Struct):
     """A tool call. `message`: the place of its message among the thread's; `index`: its own place there. `args`: its
-    JSON as it comes in pieces."""
+    JSON, in pieces."""
 
     message: int
     index: int
@@ -59,8 +58,9 @@ class Call(msgspec.Struct):
 
 class LangGraphRun(Projection, kw_only=True):
     """`messages`: the thread's, of which the first `inputs` were there before the run. `texts`, `thoughts`: what came
-    for a message since it was last joined. `open`: the place of the message that each agent is in. `waiting`: calls
-    without a result. `changed`: something did since the last `values`. `error`: what the run failed with.
+    for a message since it was last joined, `stale`: the calls that it does not have as they are now, and its place.
+    `open`: the place of the message that each agent is in. `waiting`: calls without a result. `changed`: something did
+    since the last `values`. `error`: what the run failed with.
     """
 
     name = NAME
@@ -71,6 +71,7 @@ class LangGraphRun(Projection, kw_only=True):
     messages: list[Json] = msgspec.field(default_factory=list[Json])
     texts: dict[int, list[str]] = msgspec.field(default_factory=dict[int, list[str]])
     thoughts: dict[int, list[str]] = msgspec.field(default_factory=dict[int, list[str]])
+    stale: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     open: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     calls: dict[str, Call] = msgspec.field(default_factory=dict[str, Call])
     waiting: list[str] = msgspec.field(default_factory=list[str])
@@ -97,7 +98,7 @@ class LangGraphRun(Projection, kw_only=True):
     @property
     def state(self) -> list[Json]:
         """All messages, as they are now."""
-        for place in {*self.texts, *self.thoughts, *(call.message for call in self.calls.values())}:
+        for place in {*self.texts, *self.thoughts, *self.stale.values()}:
             self._message(place)
         return self.messages
 
@@ -118,11 +119,9 @@ class LangGraphRun(Projection, kw_only=True):
                 self._call(data, agent, frames)
             case events.TOOL_ARGS_DELTA:
                 call = self.calls.get(data["call_id"]) or self._call({**data, "name": "tool"}, agent, frames)
-                self._args(call, data["text"], agent, frames)
+                self._args(data["call_id"], call, data["text"], agent, frames)
             case events.TOOL_RESULT:
-                output = data.get("output")
-                said = output if isinstance(output, str) else msgspec.json.encode(output).decode()
-                self._result(data, said, "success", agent, frames)
+                self._result(data, as_text(data.get("output")), "success", agent, frames)
             case events.TOOL_ERROR:
                 self._result(data, data["message"], "error", agent, frames)
             case events.STEP_STARTED:
@@ -211,19 +210,19 @@ class LangGraphRun(Projection, kw_only=True):
         if place in self.thoughts:
             kept = message["additional_kwargs"]
             kept["reasoning_content"] = kept.get("reasoning_content", "") + "".join(self.thoughts.pop(place))
-        for call_id, call in self.calls.items():
-            if call.message == place:
-                self._set(message, call_id, call)
+        for call_id in [call_id for call_id, where in self.stale.items() if where == place]:
+            del self.stale[call_id]
+            self._argued(message, call_id, self.calls[call_id])
         return message
 
     @staticmethod
-    def _set(message: Json, call_id: str, call: Call) -> None:
+    def _argued(message: Json, call_id: str, call: Call) -> None:
         text = "".join(call.args)
         call.args = [text]
-        made = tool_call(call_id, call.name, text)
-        message["tool_calls"] = [known for known in message["tool_calls"] if known["id"] != call_id] + [made]
+        args = arguments(text)
+        made = message["tool_calls"][call.index] = tool_call(call_id, call.name, args)
         wrong = [known for known in message["invalid_tool_calls"] if known["id"] != call_id]
-        if arguments(text) is None:
+        if args is None:
             wrong.append({**made, "type": "invalid_tool_call", "args": text, "error": "The arguments are not JSON."})
         message["invalid_tool_calls"] = wrong
 
@@ -243,24 +242,26 @@ class LangGraphRun(Projection, kw_only=True):
         call = self.calls.get(call_id)
         if call is None:
             place = self._said(agent)
-            index = sum(other.message == place for other in self.calls.values())
+            known: list[Json] = self.messages[place]["tool_calls"]
+            index = len(known)
             call = self.calls[call_id] = Call(place, index, data["name"])
+            known.append(tool_call(call_id, call.name, None))
             self.waiting.append(call_id)
             chunk = {"type": "tool_call_chunk", "id": call_id, "name": call.name, "args": "", "index": index}
             self._chunk(frames, place, agent, tool_call_chunks=[chunk])
         if given is not None:
-            whole = given if isinstance(given, str) else msgspec.json.encode(given).decode()
-            before = "".join(call.args)
+            whole, before = as_text(given), "".join(call.args)
             if whole.startswith(before):
-                self._args(call, whole[len(before) :], agent, frames)
+                self._args(call_id, call, whole[len(before) :], agent, frames)
             else:  # pieces cannot be taken back; `values` has it right
-                call.args = [whole]
+                call.args, self.stale[call_id] = [whole], call.message
         return call
 
-    def _args(self, call: Call, text: str, agent: str, frames: list[bytes]) -> None:
+    def _args(self, call_id: str, call: Call, text: str, agent: str, frames: list[bytes]) -> None:
         if not text:
             return
         call.args.append(text)
+        self.stale[call_id] = call.message
         chunk = {"type": "tool_call_chunk", "id": None, "name": None, "args": text, "index": call.index}
         self._chunk(frames, call.message, agent, tool_call_chunks=[chunk])
 
@@ -280,9 +281,9 @@ class LangGraphRun(Projection, kw_only=True):
     # usage and the end
 
     def _count(self, data: Json, agent: str, frames: list[bytes]) -> None:
-        places = [place for place, message in enumerate(self.messages) if message["type"] == "ai"]
-        place = self.open.get(agent, places[-1] if places else -1)
-        if place < self.inputs:
+        said = (at for at in range(len(self.messages) - 1, self.inputs - 1, -1) if self.messages[at]["type"] == "ai")
+        place = self.open[agent] if agent in self.open else next(said, None)
+        if place is None:
             return
         told = usage(data)
         message = self.messages[place]
