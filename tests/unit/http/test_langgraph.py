@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Serving
 from tests.unit.http.langgraph_server import MODES, Closing, asking, events, served, texts
 from unspool import GenerationManager, Options
-from unspool.http import StartRequest, create_app
+from unspool.http import Identity, StartRequest, create_app
 from unspool.http.dialects.langgraph import responses
 from unspool.producer import Generation
 
@@ -158,6 +158,34 @@ async def test_stop_is_answered_after_the_seal_and_twice(serving: Serving) -> No
         assert answer.status_code == 422
         assert (await server.client.post(f"{path}/cancel?wait=1&action=rollback")).status_code == 204
         assert (await server.client.get(path)).status_code == 404
+
+
+async def test_several_are_stopped_at_once(serving: Serving) -> None:
+    """By their ids, of which none may be another's, or all of the caller's; what has ended stays as it is."""
+
+    def authenticate(request: Any) -> Identity:
+        return Identity(request.headers.get("x-user", "me"))
+
+    async with served(serving, authenticate=authenticate) as server:
+        server.app.go.clear()
+        client, runs = server.client, [await server.start(await server.thread()) for _ in range(3)]
+
+        async def cancel(code: int, query: str = "", user: str = "me", **body: Any) -> list[str]:
+            answer = await client.post(f"/runs/cancel{query}", json=body, headers={"x-user": user})
+            assert (answer.status_code, bool(answer.content)) == (code, code != 204)
+            paths = [f"/threads/{run['thread_id']}/runs/{run['run_id']}" for run in runs]
+            return [(await client.get(path)).json().get("status") for path in paths]
+
+        thread, run = runs[0]["thread_id"], runs[0]["run_id"]
+        assert await cancel(204, status="pending") == await cancel(204, user="eve", status="all") == ["running"] * 3
+        assert await cancel(404, user="eve", thread_id=thread, run_ids=[run]) == ["running"] * 3
+        assert await cancel(404, thread_id=thread, run_ids=[run, runs[1]["run_id"]]) == ["running"] * 3
+        for wrong in ({"thread_id": thread}, {"run_ids": [run]}, {}):
+            assert await cancel(422, **wrong) == ["running"] * 3
+        for _ in range(2):
+            stopped = await cancel(204, thread_id=thread, run_ids=[run, run])
+            assert stopped == ["interrupted", "running", "running"]
+        assert await cancel(204, "?action=rollback", status="running") == ["interrupted", 404, 404]
 
 
 async def test_a_run_that_fails(serving: Serving) -> None:

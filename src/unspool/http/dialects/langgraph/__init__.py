@@ -57,6 +57,7 @@ def routes(door: Door) -> list[BaseRoute]:
         _route("POST", "/threads/count", of_threads.count),
         _route("POST", "/runs/stream", runs.stream),
         _route("POST", "/runs/wait", runs.wait),
+        _route("POST", "/runs/cancel", runs.cancel_many),
         _route("POST", "/runs", runs.create),
         _route("POST", f"{one}/runs/stream", runs.stream),
         _route("POST", f"{one}/runs/wait", runs.wait),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -73,6 +74,14 @@ class RunBody(msgspec.Struct, kw_only=True):
     multitask_strategy: Literal["reject", "interrupt", "rollback", "enqueue"] | None = None
     on_disconnect: Literal["cancel", "continue"] | None = None
     if_not_exists: Literal["create", "reject"] | None = None
+
+
+class CancelBody(msgspec.Struct):
+    """Which runs: those of a thread by their ids, or all of the caller's that are of this status."""
+
+    thread_id: str | None = None
+    run_ids: list[str] = []
+    status: Literal["pending", "running", "all"] | None = None
 
 
 class Runs:
@@ -263,13 +272,23 @@ class Runs:
 
     async def cancel(self, request: Request) -> Response:
         """Stop a run; answers once it is sealed, whatever `wait` says. A run that has ended stays as it is."""
-        identity = await self._door.identify(request)
-        query = request.query_params
-        action = query.get("action", "interrupt")
-        if action not in ("interrupt", "rollback"):
-            raise InvalidArgument(f"action must be interrupt or rollback, not {action[:40]!r}", field="action")
+        identity, action = await self._door.identify(request), _action(request.query_params)
         await self._stop(identity, await self._run(identity, request), action)
-        return Response(status_code=204 if _flag(query, "wait") else 202)
+        return Response(status_code=204 if _flag(request.query_params, "wait") else 202)
+
+    async def cancel_many(self, request: Request) -> Response:
+        """Stop several; answers once all are sealed. None is ever pending: a request waits until its run may begin."""
+        identity, action = await self._door.identify(request), _action(request.query_params)
+        body: CancelBody = await self._door.body(request, CancelBody)
+        if body.thread_id is not None and body.run_ids:
+            jobs = [await self._threads.run(identity, body.thread_id, given) for given in dict.fromkeys(body.run_ids)]
+        elif body.status is not None:
+            active = await self._door.manager.active(**identity.owner())
+            jobs = [job for job in active if known(job).kind == RUN and body.status != "pending"]
+        else:
+            raise InvalidArgument("either thread_id and run_ids are needed, or status", field="status")
+        await asyncio.gather(*(self._stop(identity, job, action) for job in jobs))
+        return Response(status_code=204)
 
     async def delete(self, request: Request) -> Response:
         identity = await self._door.identify(request)
@@ -355,6 +374,14 @@ def whole(query: QueryParams, name: str, default: int) -> int:
     if number is None:
         raise InvalidArgument(f"{name} must be a whole number, not {value[:40]!r}", field=name)
     return number
+
+
+def _action(query: QueryParams) -> str:
+    """What becomes of a run that is stopped."""
+    action = query.get("action", "interrupt")
+    if action not in ("interrupt", "rollback"):
+        raise InvalidArgument(f"action must be interrupt or rollback, not {action[:40]!r}", field="action")
+    return action
 
 
 def _flag(query: QueryParams, name: str) -> bool:

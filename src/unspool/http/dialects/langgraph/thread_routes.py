@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from unspool.errors import GenerationConflict, InvalidArgument, NotFound
+from unspool.errors import Fenced, GenerationConflict, InvalidArgument, NotFound
 from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.messages import merged, received
 from unspool.http.dialects.langgraph.projection import NAME
@@ -106,7 +106,10 @@ class ThreadRoutes:
             if not job.settled:
                 extra = {**(job.metadata.extra or {}), NAME: msgspec.to_builtins(about)}
                 store = self._door.manager.store
-                job = await store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+                try:
+                    job = await store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+                except Fenced:
+                    continue  # it ended just now
                 break
             about.base = 2 * job.generation + 1
             messages = (await self._threads.projected(job)).state
