@@ -76,9 +76,16 @@ def app(talk: Talk) -> Any:
     return create_app(manager, run=talk.run, dialects=["ag-ui"], authenticate=who)
 
 
+async def followed(served: Any, viewers: int) -> None:
+    """Until so many follow."""
+    while len(served.state.manager.replica.viewers) < viewers:
+        await asyncio.sleep(0)
+
+
 async def test_a_run_and_who_comes_back_to_it(serving: Serving, talk: Talk) -> None:
     """The same runId is the same run; parameters reach the application; another's thread does not exist."""
-    async with serving(app(talk)) as client:
+    served = app(talk)
+    async with serving(served) as client:
         asked = body("r1", protocolVersion="1.0", tools=[{"name": "f"}], forwardedProps={"model": "m"}, state={"a": 1})
         first = asyncio.create_task(post(client, "/ag-ui", asked))
         await talk.begun.wait()
@@ -87,7 +94,7 @@ async def test_a_run_and_who_comes_back_to_it(serving: Serving, talk: Talk) -> N
         for path, content in (("/ag-ui/connect", {"threadId": "t 1/x"}), ("/ag-ui/stop", {"threadId": "t 1/x"})):
             refused = await client.post(path, json=content, headers={"x-user": "eve"})
             assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
-        await asyncio.sleep(0)
+        await followed(served, 3)
         talk.go.set()
         straight = await first
         for events in (straight, await again, await connected, await post(client, "/ag-ui", asked)):
@@ -168,7 +175,8 @@ async def test_stop_is_answered_after_the_seal_and_means_one_run(serving: Servin
 
 async def test_copilotkit_replays_a_whole_thread(serving: Serving, talk: Talk) -> None:
     """Every kept run, in order, then the live one; the same through the single route; nothing of another's."""
-    async with serving(app(talk)) as client:
+    served = app(talk)
+    async with serving(served) as client:
         info = (await client.get("/copilotkit/info")).json()
         assert info["mode"] == "sse"
         assert info["agents"]["default"]["capabilities"]["transport"]["resumable"] is True
@@ -192,6 +200,7 @@ async def test_copilotkit_replays_a_whole_thread(serving: Serving, talk: Talk) -
         path = "/copilotkit/agent/default/stop/t%201%2Fx"
         eve = await client.post(path, headers={"x-user": "eve"})
         assert eve.json() == {"stopped": False, "threadId": "t 1/x"}
+        await followed(served, 3)
         talk.go.set()
         page.feed(await second)
         for events in (

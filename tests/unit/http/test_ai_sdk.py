@@ -182,7 +182,7 @@ def test_agents_side_by_side_have_parts_of_their_own() -> None:
          ["input-start", "input-error", "output-error"]),
         ([("tool.call", {"call_id": "1", "name": "t", "arguments": {}}),
           ("approval.requested", {"action_id": "a", "call_id": "1"}),
-          ("approval.resolved", {"action_id": "a", "decision": "approved"}), ("tool.result", {"call_id": "1"})],
+          ("approval.resolved", {"action_id": "a", "decision": "Approved"}), ("tool.result", {"call_id": "1"})],
          ["input-start", "input-available", "approval-request", "approval-response", "output-available"]),
         ([("tool.call", {"call_id": "1", "name": "t", "arguments": {}}),
           ("approval.requested", {"action_id": "a", "call_id": "1"}),
@@ -289,6 +289,10 @@ async def test_an_answer_is_replayed_for_a_while(serving: Serving, monkeypatch: 
         assert (await client.get("/api/chat/c/stream")).status_code == 204
         for run in ("c", "run:1:c"):
             assert await text_of(await client.get(f"/api/chat/{run}/stream?startIndex=0")) == "answer 1"
+        for index, types_ in ((-2, ["text-end", "finish"]), (-9, ["start", "text-start"])):
+            tail = await client.get(f"/api/chat/c/stream?startIndex={index}")
+            assert tail.headers["x-workflow-stream-tail-index"] == "4"
+            assert types(parts_of(tail.content.replace(b": ka\nretry: 1000\n", b"")))[:2] == types_
         for run in ("run:2:c", "run:x:c", "run:1:", "run:99999999999999999999:c"):
             assert (await client.get(f"/api/chat/{run}/stream?startIndex=0")).status_code == 404
         bad = await client.get("/api/chat/c/stream?startIndex=x")

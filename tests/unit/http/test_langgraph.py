@@ -129,7 +129,8 @@ async def test_enqueue_is_one_after_the_other(serving: Serving) -> None:
         thread = await server.thread()
         await server.start(thread, "0")
         waiting = [asyncio.create_task(server.start(thread, str(number))) for number in range(1, 5)]
-        await asyncio.sleep(0.05)
+        while len(server.manager.replica.viewers) < len(waiting):
+            await asyncio.sleep(0)
         assert not any(task.done() for task in waiting)
         server.app.go.set()
         runs = await asyncio.gather(*waiting)
