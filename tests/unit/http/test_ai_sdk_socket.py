@@ -118,29 +118,40 @@ async def test_many_requests_share_a_socket(serving: Serving) -> None:
 
 
 async def test_an_abort_is_a_stop_and_a_close_is_none(serving: Serving) -> None:
-    """Also for what was resumed; not where the same socket asks for the same chat anew, as after a remount."""
+    """Also for what was resumed."""
     manager = GenerationManager(options=OPTIONS)
     async with serving(create_app(manager, run=endless)) as client:
         async with socket(client) as opened:
             await say(opened, "send")
             await until(opened, "text-delta")
         async with socket(client) as opened:
-            for kind, request_id, chat in (("resume", "a", "c"), ("send", "other", "d")):
-                await say(opened, kind, request_id, id=chat)
-                await until(opened, "text-delta")
-            await say(opened, "abort", "a")
-            await say(opened, "resume", "b")
+            await say(opened, "resume")
             await until(opened, "text-delta")
-            await say(opened, "abort", "other")
-            async for _ in manager.follow("d"):
-                pass  # what "a" was aborted for is due before this
-            assert (await manager.job("c")).abort is None
             await say(opened, "abort", "nothing")
-            await say(opened, "abort", "b")
+            await say(opened, "abort")
         async for _ in manager.follow("c"):
             pass
         assert (await manager.job("c")).status == "aborted"
         assert (await manager.snapshot("c")).text == "begun"
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_who_asks_anew_has_not_stopped(serving: Serving, closes: bool) -> None:
+    """As a page does after a remount: it aborts, and resumes. Also where the socket is closed right after that."""
+    manager = GenerationManager(options=OPTIONS)
+    async with serving(create_app(manager, run=endless)) as client, socket(client) as opened:
+        for request_id, chat in (("a", "c"), ("other", "d")):
+            await say(opened, "send", request_id, id=chat)
+            await until(opened, "text-delta")
+        await say(opened, "abort", "a")
+        await say(opened, "resume", "b")
+        await until(opened, "text-delta")
+        await say(opened, "abort", "other")
+        if closes:
+            await opened.close()
+        async for _ in manager.follow("d"):
+            pass  # what "a" was aborted for is due before this
+        assert (await manager.job("c")).abort is None
 
 
 @pytest.mark.parametrize(

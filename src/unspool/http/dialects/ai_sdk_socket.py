@@ -147,6 +147,7 @@ class _Session:
         self._websocket = websocket
         self._identity = identity
         self._requests: dict[str, _Request] = {}
+        self._wanted: set[str] = set()  # the chats that were followed when the socket was closed, which stops nothing
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending = asyncio.Lock()
         self._over: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -161,6 +162,7 @@ class _Session:
                 receiver.result()
         finally:
             receiver.cancel()
+            self._wanted = {request.chat_id for request in self._requests.values() if not request.left}
             for request in self._requests.values():
                 request.leave()
             await asyncio.gather(receiver, *self._tasks, return_exceptions=True)
@@ -242,8 +244,8 @@ class _Session:
         await asyncio.sleep(_PAUSE)
         if request.task is not None:
             await asyncio.wait({request.task})
-        followed = any(one.chat_id == request.chat_id and not one.left for one in self._requests.values())
-        if request.job is None or (followed and not self._over.done()):
+        wanted = self._wanted.union(one.chat_id for one in self._requests.values() if not one.left)
+        if request.job is None or request.chat_id in wanted:
             return
         try:
             await self._door.stop(self._identity, request.chat_id, request.job.generation)
