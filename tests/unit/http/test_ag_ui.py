@@ -235,6 +235,23 @@ def test_a_result_that_came_while_a_client_was_away() -> None:
             assert client.feed(events_of(frames[back:])).messages == straight.messages
 
 
+def test_what_stands_is_told_to_who_comes_back() -> None:
+    """The last of each kind, and what still waits for a person; of what was only said once nothing."""
+    log: list[tuple[str, Json]] = [
+        ("source", {"url": "s1"}), ("source", {"url": "s2"}), ("title", {"text": "old"}), ("title", {"text": "new"}),
+        ("agent.update", {"agent": "x", "message": 1}), ("agent.update", {"agent": "x", "message": 2}),
+        ("tool.auth", {"call_id": "a", "url": "open"}), ("tool.auth", {"call_id": "b", "url": "done"}),
+        ("tool.result", {"call_id": "b"}), ("approval.requested", {"action_id": "1"}),
+        ("approval.requested", {"action_id": "2"}), ("approval.resolved", {"action_id": "1", "decision": "no"}),
+        ("custom", {"name": "progress", "value": 1}),
+    ]  # fmt: skip
+    projection = new()
+    for record in [ASKED, *(Record(2 + index, name, encode_data(data)) for index, (name, data) in enumerate(log))]:
+        projection.feed(record)
+    told = [(one["name"], one["value"]) for one in events_of(projection.resume()) if one["type"] == "CUSTOM"]
+    assert told == [log[index] for index in (0, 1, 3, 5, 6, 10)]
+
+
 def test_messages_become_what_a_model_is_told() -> None:
     """Results stand behind their calls, media keep their sources, and reasoning stays with the client."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}

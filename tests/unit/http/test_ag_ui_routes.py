@@ -157,6 +157,29 @@ async def test_a_generation_that_was_started_in_another_way(serving: Serving) ->
         ]
 
 
+async def test_one_who_comes_before_anything_was_said(serving: Serving) -> None:
+    """Is told the messages as soon as there are any, in the words of its version."""
+    go = asyncio.Event()
+
+    async def run(gen: Generation, request: StartRequest) -> None:
+        await go.wait()
+        await gen.emit("created", {"user_message": {"id": "m1", "text": request.messages[-1]["content"]}})
+        await gen.text("one")
+
+    served = create_app(GenerationManager(), run=run, dialects=["ag-ui"])
+    async with serving(served) as client:
+        await client.post("/v1/streams/t/generations", json={"messages": [{"role": "user", "content": "hi"}]})
+        asked: list[Json] = [{"threadId": "t"}, {"threadId": "t", "protocolVersion": "1.0"}]
+        pages = [asyncio.create_task(post(client, "/ag-ui/connect", one)) for one in asked]
+        await followed(served, 2)
+        go.set()
+        for page, version in zip(pages, (None, "1.0"), strict=True):
+            events = await page
+            check(events)
+            assert [one["type"] for one in events[:2]] == ["RUN_STARTED", "MESSAGES_SNAPSHOT"]
+            assert events[0].get("protocolVersion") == version
+
+
 async def test_stop_is_answered_after_the_seal_and_means_one_run(serving: Serving, talk: Talk) -> None:
     """A Stop for another run stops nothing; a second Stop says the same as the first left behind."""
     async with serving(app(talk)) as client:

@@ -135,23 +135,30 @@ async def test_an_abort_is_a_stop_and_a_close_is_none(serving: Serving) -> None:
         assert (await manager.snapshot("c")).text == "begun"
 
 
-@pytest.mark.parametrize("closes", [False, True])
-async def test_who_asks_anew_has_not_stopped(serving: Serving, closes: bool) -> None:
-    """As a page does after a remount: it aborts, and resumes. Also where the socket is closed right after that."""
+@pytest.mark.parametrize("then", ["stays", "closes", "elsewhere"])
+async def test_who_asks_anew_has_not_stopped(serving: Serving, then: str) -> None:
+    """As a page does after a remount: it aborts, and resumes. Also where the socket is closed right after that; and
+    another page's question, that came since, is not what was aborted."""
     manager = GenerationManager(options=OPTIONS)
     async with serving(create_app(manager, run=endless)) as client, socket(client) as opened:
         for request_id, chat in (("a", "c"), ("other", "d")):
             await say(opened, "send", request_id, id=chat)
             await until(opened, "text-delta")
         await say(opened, "abort", "a")
-        await say(opened, "resume", "b")
-        await until(opened, "text-delta")
+        if then == "elsewhere":
+            asked = {"id": "c", "messages": [{"id": "u2", "role": "user", "parts": []}]}
+            async with client.stream("POST", "/api/chat", json=asked):
+                pass
+        else:
+            await say(opened, "resume", "b")
+            await until(opened, "text-delta")
         await say(opened, "abort", "other")
-        if closes:
+        if then == "closes":
             await opened.close()
         async for _ in manager.follow("d"):
             pass  # what "a" was aborted for is due before this
-        assert (await manager.job("c")).abort is None
+        job = await manager.job("c")
+        assert (job.generation, job.abort) == (2 if then == "elsewhere" else 1, None)
 
 
 @pytest.mark.parametrize(

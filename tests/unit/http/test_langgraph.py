@@ -6,13 +6,16 @@ import asyncio
 import json
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.conftest import Serving
-from tests.unit.http.langgraph_server import MODES, Closing, asking, events, served, texts
+from tests.unit.http.langgraph_server import MODES, OPTIONS, App, Closing, asking, events, served, texts
 from unspool import GenerationManager, Options
-from unspool.http import Identity, StartRequest, create_app
+from unspool.http import Identity, StartRequest, StreamOptions, create_app
 from unspool.http.dialects.langgraph import responses
+from unspool.http.door import Door
+from unspool.jobs import Job
 from unspool.producer import Generation
 
 
@@ -181,7 +184,8 @@ async def test_several_are_stopped_at_once(serving: Serving) -> None:
         assert await cancel(204, status="pending") == await cancel(204, user="eve", status="all") == ["running"] * 3
         assert await cancel(404, user="eve", thread_id=thread, run_ids=[run]) == ["running"] * 3
         assert await cancel(404, thread_id=thread, run_ids=[run, runs[1]["run_id"]]) == ["running"] * 3
-        for wrong in ({"thread_id": thread}, {"run_ids": [run]}, {}):
+        unnamed: list[dict[str, Any]] = [{"thread_id": thread}, {"run_ids": [run]}, {}]
+        for wrong in unnamed:
             assert await cancel(422, **wrong) == ["running"] * 3
         for _ in range(2):
             stopped = await cancel(204, thread_id=thread, run_ids=[run, run])
@@ -195,6 +199,7 @@ async def test_a_run_that_fails(serving: Serving) -> None:
         thread = await server.thread()
         answer = await server.client.post(f"/threads/{thread}/runs/wait", json=asking("fail"))
         error = answer.json()["__error__"]
+        assert answer.headers["location"] == f"{answer.headers['content-location']}/join"
         assert set(error) == {"error", "message"}
         assert "secret" not in answer.text
         run = (await server.client.get(f"/threads/{thread}/runs")).json()[0]
@@ -213,10 +218,10 @@ async def test_a_request_that_is_sent_twice_is_one_run(serving: Serving) -> None
         thread = await server.thread()
         for path in (f"/threads/{thread}/runs", "/runs"):
             body = {**asking("one"), "multitask_strategy": "reject"}
-            answers = [
-                (await server.client.post(path, json=body, headers={"Idempotency-Key": "k"})).json() for _ in range(3)
-            ]
-            assert len({answer["run_id"] for answer in answers}) == 1
+            answers = [await server.client.post(path, json=body, headers={"Idempotency-Key": "k"}) for _ in range(3)]
+            assert len({answer.json()["run_id"] for answer in answers}) == 1
+            run = answers[0].json()
+            assert answers[2].headers["content-location"] == f"/threads/{run['thread_id']}/runs/{run['run_id']}"
         assert len(server.app.requests) == 2
 
 
@@ -278,6 +283,49 @@ async def test_who_goes_away_stops_what_nobody_else_follows(serving: Serving, mo
         await interrupted(returned)
         server.app.go.set()
         await other.close()
+
+
+async def test_who_waits_is_kept_alive_and_cut_where_the_server_goes(serving: Serving) -> None:
+    """Line feeds come until the answer does; an answer that does not come is no end."""
+    async with served(serving, stream_options=StreamOptions(heartbeat=0.01)) as server:
+        server.app.go.clear()
+        path = f"/threads/{await server.thread()}/runs/wait"
+        async with server.client.stream("POST", path, json=asking("one")) as response:
+            fed = response.aiter_raw()
+            said = b""
+            while len(said) < 3:
+                said += await anext(fed)
+            assert said.strip() == b""
+            for viewer in list(server.manager.replica.viewers):
+                viewer.release()
+            with pytest.raises(httpx2.TransportError):
+                await anext(piece async for piece in fed if piece.strip())
+
+
+async def test_who_came_last_is_the_one_whose_leaving_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody who follows is seen here, as when the others are on another replica."""
+    monkeypatch.setattr(responses, "PATIENCE", 0.0)
+    app = App()
+    app.go.clear()
+    async with GenerationManager(options=OPTIONS) as manager:
+        door = Door(manager, app.run)
+        leaving = responses.Leaving(door)
+
+        async def begin(stream_id: str) -> Job:
+            details = StartRequest(stream_id, [{"role": "user", "content": "hi"}], None, None, None, {})
+            return await door.start(Identity(), details)
+
+        async def stopped(job: Job, follower: str) -> None:
+            leaving.left(job, follower)
+            while (await manager.job(job.stream_id)).status != "aborted":
+                await asyncio.sleep(0.01)
+
+        job, other = await begin("t"), await begin("u")
+        first, last = await leaving.came(job), await leaving.came(job)
+        leaving.left(job, first)
+        await stopped(other, await leaving.came(other))  # which was due after that
+        assert (await manager.job("t")).abort is None
+        await stopped(job, last)
 
 
 async def test_a_log_that_was_trimmed(serving: Serving) -> None:

@@ -1,17 +1,26 @@
-"""LibreChat's frames: a client that joins anywhere, with a sync, has in the end what one has that saw it all."""
+"""LibreChat's frames: a client that joins anywhere, with a sync, has in the end what one has that saw it all. And its
+routes: positions, starts that are sent twice, Stop, and whose a stream is."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from typing import Any
+from uuid import UUID
 
+import httpx2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
 
-from tests.interop.dialects.test_librechat import Reader
+from tests.conftest import Serving
+from tests.interop.dialects.test_librechat import BASE, Reader
+from unspool import Generation, GenerationManager, Options
 from unspool.events import Record, encode_data
+from unspool.http import StartRequest, create_app
 from unspool.http.dialects.librechat.projection import LibreChat
-from unspool.sse import Decoder
+from unspool.sse import Decoder, Message
 
 _ids = st.sampled_from("ab")
 _agents = st.sampled_from([{}, {"agent": "one"}, {"agent": "two"}])
@@ -75,12 +84,132 @@ def test_a_sync_anywhere_shows_what_there_is(
     read(whole, [frame for some in frames for frame in some])
     assert (whole.final is None) is (terminal[0] in ("failed", "replaced"))
     assert (whole.error is None) is (whole.final is not None)
-    numbers = [message.id for message in Decoder().feed(b"".join(frame for some in frames for frame in some))]
-    assert numbers == [str(n) for n in range(1, told.count + 1)]
+    ids = [re.fullmatch(rb"event: \w+\ndata: .*\nid: (\d+)\n\n", frame) for some in frames for frame in some]
+    assert [found and int(found[1]) for found in ids] == list(range(1, told.count + 1))
     for at, state in enumerate(states[:-1]):
         late = Reader()
+        assert state.sync().endswith(b"\nid: %d\n\n" % state.count)
         read(late, [state.sync()])
         rest = [frame for record in records[at:] for frame in state.feed(record)]
         assert rest == [frame for some in frames[at:] for frame in some]
         read(late, rest)
         assert (late.content, late.final, late.error) == (whole.content, whole.final, whole.error)
+
+
+# the routes
+
+
+class Talk:
+    """A run that says two words, and waits before each of them while `go` is clear."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.requests: list[StartRequest] = []
+        self.manager = GenerationManager(options=Options(sweep=0.02, poll=0.02, abort_grace=0.2))
+        self.app = create_app(self.manager, run=self.run, dialects=["librechat"], authenticate=who)
+
+    async def run(self, gen: Generation, request: StartRequest) -> None:
+        self.requests.append(request)
+        for word in ("one ", "two"):
+            await self.go.wait()
+            await gen.text(word)
+            await gen.snapshot()
+
+
+def who(request: HTTPConnection) -> str | None:
+    return request.headers.get("x-user", "ann")
+
+
+async def start(client: httpx2.AsyncClient, **body: Any) -> dict[str, Any]:
+    answer = await client.post(f"{BASE}/openAI", json={"text": "hi", "messageId": "m", **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def frames_of(client: httpx2.AsyncClient, last: str = "", query: str = "") -> list[Message]:
+    answer = await client.get(f"{BASE}/stream/c{query}", headers={"last-event-id": last})
+    assert answer.status_code == 200, answer.text
+    return Decoder().feed(answer.content)
+
+
+async def test_every_id_goes_on_with_the_rest(serving: Serving) -> None:
+    """That of a sync too; an id that is none is no position, and one beyond the end is refused."""
+    talk = Talk()
+    talk.go.set()
+    async with serving(talk.app) as client:
+        await start(client, conversationId="c")
+        whole = await frames_of(client)
+        assert [message.id for message in whole] == ["1", "2", "3", "4", "5"]
+        for last in range(6):
+            assert (await frames_of(client, str(last)))[0:] == [
+                message._replace(retry=1000 if at == 0 else None) for at, message in enumerate(whole[last:])
+            ]
+        for wrong in ("x", "-1", "1.5"):
+            assert await frames_of(client, wrong) == whole
+        synced = await frames_of(client, query="?resume=true")
+        assert [(message.event, message.id) for message in synced] == [("message", "4"), ("message", "5")]
+        assert json.loads(synced[0].data)["resumeState"]["aggregatedContent"] == [{"type": "text", "text": "one two"}]
+        beyond = await client.get(f"{BASE}/stream/c", headers={"last-event-id": "6"})
+        assert (beyond.status_code, beyond.json()["code"]) == (409, "invalid_position")
+
+
+async def test_what_is_started(serving: Serving) -> None:
+    """A new conversation gets an id; what is sent twice is one turn; the run gets all that the client said."""
+    talk = Talk()
+    async with serving(talk.app) as client:
+        for new in (None, "", "new"):
+            made = await start(client, conversationId=new, messageId=None)
+            assert UUID(made["streamId"])
+            assert made["conversationId"] == made["streamId"]
+        said: dict[str, Any] = {"conversationId": "c", "endpointOption": {"model": "m"}, "files": [1]}
+        for key in ({}, {"clientRequestId": "k"}):
+            assert [(await start(client, **said, **key))["status"] for _ in range(2)] == ["started", "resumed"]
+        assert len(talk.requests) == 5
+        assert (talk.requests[3].model, talk.requests[3].parameters["files"]) == ("m", [1])
+        assert (await talk.manager.job("c", user="ann")).metadata.endpoint == "openAI"
+
+
+async def test_stop_without_a_name_means_the_only_one(serving: Serving) -> None:
+    """A chat may be so new that its client knows no id; where there are two, none is stopped."""
+    talk = Talk()
+    async with serving(talk.app) as client:
+        await start(client, conversationId="c")
+        await start(client, conversationId="d")
+        assert (await client.post(f"{BASE}/abort")).status_code == 400
+        assert (await client.post(f"{BASE}/abort", json={"conversationId": "d"})).json()["aborted"] == "d"
+        assert (await client.post(f"{BASE}/abort")).json() == {"success": True, "aborted": "c"}
+        final = json.loads((await frames_of(client))[-1].data)
+        assert (final["aborted"], final["earlyAbort"], final["requestMessage"]["messageId"]) == (True, False, "m")
+        assert (final["responseMessage"]["unfinished"], final["responseMessage"]["content"]) == (True, [])
+        # Of a turn that another protocol began nothing is known, and nothing was said: its client goes back to no chat.
+        await client.post("/v1/streams/c/generations", json={"messages": [{"role": "user", "content": "hi"}]})
+        assert (await client.post(f"{BASE}/abort")).json() == {"success": True, "aborted": "c"}
+        final = json.loads((await frames_of(client))[-1].data)
+        assert (final["earlyAbort"], final["requestMessage"], final["responseMessage"]) == (True, None, None)
+
+
+async def test_anothers_stream_does_not_exist(serving: Serving) -> None:
+    """Every route answers as for a stream that there is not; nothing is stopped or started."""
+    talk = Talk()
+    async with serving(talk.app) as client:
+        await start(client, conversationId="c")
+        eve = {"x-user": "eve"}
+        told: list[list[tuple[int, str]]] = []
+        for name in ("c", "x"):
+            asked = [
+                await client.get(f"{BASE}/stream/{name}{query}", headers=eve) for query in ("", "?resume=true")
+            ]  # fmt: skip
+            asked.append(await client.get(f"{BASE}/stream/{name}", headers={**eve, "last-event-id": "1"}))
+            asked.append(await client.get(f"{BASE}/status/{name}", headers=eve))
+            asked += [
+                await client.post(f"{BASE}/abort", json=stop, headers=eve)
+                for stop in ({"streamId": name}, {"conversationId": name}, {"abortKey": f"{name}:m_"}, {})
+            ]
+            told.append([(answer.status_code, answer.text.replace(f'"{name}"', "?")) for answer in asked])
+        assert told[0] == told[1]
+        assert [status for status, _ in told[0]] == [404, 404, 404, 200, 404, 404, 404, 400]
+        assert (await client.get(f"{BASE}/active", headers=eve)).json() == {"activeJobIds": []}
+        taken = await client.post(BASE, json={"text": "hi", "messageId": "m", "conversationId": "c"}, headers=eve)
+        assert taken.status_code == 404
+        assert not (await talk.manager.job("c", user="ann")).settled
+        assert (await talk.manager.counts()).total == 1
