@@ -24,7 +24,9 @@ from unspool.errors import ConfigurationError, UnspoolError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _TIMEOUT: Final = 10.0
+"""Seconds of a call, from the look-up of the name to the last byte of the answer."""
 _ANSWER: Final = 64 * 1024
 """Bytes of an answer that are read."""
 
@@ -83,6 +85,8 @@ def checked(url: str, *, local: bool) -> SplitResult:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise WebhookRejected(f"the address is not valid: {error}") from error
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise WebhookRejected("an address is printable ASCII without spaces: anything else is escaped in it")
     if local and parts.scheme == "http" and _is_this_machine(host):
         return parts
     if parts.scheme != "https" or not host or parts.username is not None or port == 0:
@@ -91,9 +95,16 @@ def checked(url: str, *, local: bool) -> SplitResult:
         address = ipaddress.ip_address(host)
     except ValueError:
         return parts
-    if not address.is_global:
+    if not _is_public(address):
         raise WebhookRejected(f"{host} is not on the public Internet")
     return parts
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """One host of the public Internet. What carries an IPv4 address in it may lead anywhere, and is refused."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not address.is_multicast
+    return address.is_global and address in _UNICAST and address.sixtofour is None and address.teredo is None
 
 
 def _is_this_machine(host: str) -> bool:
@@ -111,13 +122,13 @@ async def _resolved(parts: SplitResult, *, local: bool) -> str:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise DeliveryFailed(f"{host} is not found: {error}") from error
     addresses = [str(info[4][0]) for info in found]
     here = local and parts.scheme == "http"
     for address in addresses:
         parsed = ipaddress.ip_address(address.partition("%")[0])
-        if not (parsed.is_loopback if here else parsed.is_global):
+        if not (parsed.is_loopback if here else _is_public(parsed)):
             raise WebhookRejected(f"{host} leads to {address}, which is not on the public Internet")
     return addresses[0]
 
@@ -129,25 +140,30 @@ async def call(url: str, body: bytes, headers: Mapping[str, str], *, local: bool
     except ImportError as error:
         raise ConfigurationError(f"webhooks need the extra: pip install 'unspool[webhooks]' ({error})") from error
     parts = checked(url, local=local)
-    address = await _resolved(parts, local=local)
-    literal = f"[{address}]" if ":" in address else address
-    target = parts._replace(netloc=literal if parts.port is None else f"{literal}:{parts.port}", fragment="")
-    asked = {**headers, "host": parts.netloc, "content-type": "application/json"}
+    answer = bytearray()
     try:
-        async with (
-            httpx2.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
-            client.stream(
-                "POST", urlunsplit(target), content=body, headers=asked, extensions={"sni_hostname": parts.hostname}
-            ) as response,
-        ):
-            if not response.is_success:
-                raise DeliveryFailed(f"it answered {response.status_code}")
-            answer = bytearray()
-            async for part in response.aiter_bytes():
-                answer += part
-                if len(answer) > _ANSWER:
-                    return None
-    except httpx2.HTTPError as error:
+        async with asyncio.timeout(_TIMEOUT):
+            address = await _resolved(parts, local=local)
+            literal = f"[{address}]" if ":" in address else address
+            target = parts._replace(netloc=literal if parts.port is None else f"{literal}:{parts.port}", fragment="")
+            asked = {
+                **headers, "host": parts.netloc, "content-type": "application/json", "accept-encoding": "identity"
+            }  # fmt: skip
+            async with (
+                httpx2.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
+                client.stream(
+                    "POST", urlunsplit(target), content=body, headers=asked, extensions={"sni_hostname": parts.hostname}
+                ) as response,
+            ):
+                if not response.is_success:
+                    raise DeliveryFailed(f"it answered {response.status_code}")
+                async for part in response.aiter_raw():  # not unpacked: few bytes can be very many
+                    answer += part
+                    if len(answer) > _ANSWER:
+                        return None
+    except TimeoutError as error:
+        raise DeliveryFailed(f"it did not answer within {_TIMEOUT:g} seconds") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise DeliveryFailed(str(error) or type(error).__name__) from error
     try:
         return msgspec.json.decode(bytes(answer))

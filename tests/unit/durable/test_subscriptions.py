@@ -6,8 +6,6 @@ import asyncio
 import base64
 import importlib.util
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -18,72 +16,15 @@ from hypothesis import strategies as st
 if importlib.util.find_spec("cryptography") is None:
     pytest.skip("webhooks need the extra `webhooks`", allow_module_level=True)
 
-from tests.unit.durable.kit import JSON, ME, Clock, message, replicas, within
+from tests.unit.durable.kit import JSON, ME, Clock, message, within
+from tests.unit.durable.subscribing import add, pair
 from unspool.durable import DurableStreams
 from unspool.durable import subscription as rules
 from unspool.durable.subscription import Ack, AlreadyClaimed, Fenced, NothingPending, Subscription, Terms, matches
-from unspool.durable.subscriptions import Subscriptions
-from unspool.durable.webhooks import Signer, WebhookRejected, checked
-from unspool.errors import ConfigurationError, NotFound
+from unspool.errors import NotFound
 from unspool.jobs import Owner
 
 PULL = Terms(type="pull-wake", pattern="events/*", wake_stream="wake/pool", lease_ttl_ms=10_000)
-
-
-class Receiver:
-    """A webhook on this machine: `answer` gets each body, and gives a status and what is answered."""
-
-    def __init__(self, answer: Callable[[dict[str, Any]], tuple[int, Any]]) -> None:
-        self.url = ""
-        self.got: list[tuple[dict[str, Any], bytes, str]] = []
-        self._answer = answer
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[Receiver]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
-        async with server:
-            yield self
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head.split("\r\n")[1:-2])}
-        body = await reader.readexactly(int(headers["content-length"]))
-        told = json.loads(body)
-        status, answer = self._answer(told)
-        self.got.append((told, body, headers["webhook-signature"]))
-        data = json.dumps(answer).encode()
-        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(data), data))
-        await writer.drain()
-        writer.close()
-
-    async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
-            while len(self.got) < count:
-                await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def pair(clock: Clock | None = None) -> AsyncGenerator[list[tuple[DurableStreams, Subscriptions]]]:
-    """Two replicas with subscriptions, and one signing key."""
-    async with replicas(2, clock=clock) as both:
-        how: dict[str, Any] = {"clock": clock} if clock is not None else {}
-        made = [
-            (streams, Subscriptions(streams._manager, streams, signing_key=b"k" * 32, local_webhooks=True, **how))
-            for streams in both
-        ]
-        try:
-            yield made
-        finally:
-            for _, subscriptions in made:
-                await subscriptions.close()
-
-
-async def add(streams: DurableStreams, subscriptions: Subscriptions, path: str, body: bytes = b"1") -> int:
-    """Append, as the routes do."""
-    done = await streams.append(path, ME, message(body))
-    await subscriptions.appended(ME, path, done.info.next)
-    return done.info.next
 
 
 async def wakes(streams: DurableStreams) -> list[int]:
@@ -99,12 +40,23 @@ async def wakes(streams: DurableStreams) -> list[int]:
         ("**", ["a", "a/b/c"], []),
         ("**/x", ["x", "a/x", "a/b/x"], ["a/y"]),
         ("a/**/z", ["a/z", "a/b/z", "a/b/c/z"], ["a/b"]),
+        ("a/**/**/z", ["a/z", "a/b/z", "a/b/c/z"], ["a/b"]),
+        ("**/b/**", ["b/c", "a/b/c/d"], ["a/b", "b"]),
+        ("x*y*z", ["xyz", "x1y2z", "xyzyz"], ["xzy", "xy", "x/yz", "xz"]),
+        ("ab*ba", ["abba"], ["aba"]),
         ("a.c", ["a.c"], ["abc"]),
         (None, [], ["a"]),
     ],
 )
 def test_patterns(pattern: str | None, paths: list[str], others: list[str]) -> None:
     assert [path for path in [*paths, *others] if matches(pattern, path)] == paths
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("pattern", ["*a" * 100 + "b", "**/a/" * 60 + "b"])
+def test_a_hostile_pattern_takes_no_longer(pattern: str) -> None:
+    for path in ("a" * 1000, "a/" * 500):
+        assert not matches(pattern, path)
 
 
 def subscription(**more: Any) -> Subscription:
@@ -239,6 +191,24 @@ async def test_its_own_wakes_wake_nobody() -> None:
         assert set((await first.get(ME, "s")).links) == {"a"}
 
 
+async def test_what_is_left_of_a_deleted_one_keeps_nobody_waiting() -> None:
+    """A replica that dies while it deletes leaves it on the list: the others are woken all the same."""
+    clock = Clock()
+    async with pair(clock) as ((one, first), _):
+        for path in ("wake/pool", "events/a"):
+            await one.create(path, ME, JSON)
+        await first.create(ME, "deleted", PULL, "http://b")
+        await first.create(ME, "s", PULL, "http://b")
+        await first._board.delete(ME, "deleted")
+        await add(one, first, "events/a")
+        assert await wakes(one) == [1]
+        await first.claim(ME, "s", "gone")
+        clock.now += 11
+        async with asyncio.timeout(20):  # a replica looks, by itself
+            while await wakes(one) != [1, 2]:
+                await asyncio.sleep(0.01)
+
+
 async def test_they_are_somebodys() -> None:
     async with pair() as ((_, first), _):
         await first.create(ME, "s", PULL, "http://b")
@@ -251,84 +221,6 @@ async def test_they_are_somebodys() -> None:
         with pytest.raises(NotFound):
             await first.claim(ME, "s", "w")
         assert (await first.get(other, "s")).terms.wake_stream == "y"
-
-
-async def test_a_webhook_is_called_until_it_answers() -> None:
-    """Failures are tried again with the same wake; done is done; the signature is that of the key that is told."""
-    tries = 0
-
-    def answer(told: dict[str, Any]) -> tuple[int, Any]:
-        nonlocal tries
-        tries += 1
-        return (500, {}) if tries == 1 else (200, {"done": True})
-
-    async with Receiver(answer).listening() as hook, pair() as ((one, first), (two, second)):
-        terms = Terms(type="webhook", pattern="events/*", url=hook.url, lease_ttl_ms=60_000)
-        await first.create(ME, "s", terms, "http://b")
-        await two.create("events/a", ME, JSON)
-        number = await add(two, second, "events/a")
-        await hook.until(2)
-        (failed, _, _), (told, body, signature) = hook.got
-        assert (failed["wake_id"], failed["generation"]) == (told["wake_id"], told["generation"])
-        assert told["streams"][0]["path"] == "events/a"
-        assert told["callback_url"] == "http://b/subscriptions/s/callback"
-        async with asyncio.timeout(20):
-            while (await first.get(ME, "s")).links["events/a"].acked != number:
-                await asyncio.sleep(0.005)
-        _check(signature, body, first.signer)
-        assert first.signer.kid == second.signer.kid
-        await add(one, first, "events/a")
-        await hook.until(3)
-        assert hook.got[2][0]["generation"] == 2
-
-
-def _check(signature: str, body: bytes, signer: Signer) -> None:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    told = dict(part.split("=", 1) for part in signature.split(","))
-    (key,) = signer.jwks()["keys"]
-    assert told["kid"] == key["kid"]
-    public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"] + "=="))
-    public.verify(base64.urlsafe_b64decode(told["ed25519"] + "=="), b"%b.%b" % (told["t"].encode(), body))
-
-
-async def test_a_webhook_may_take_its_time() -> None:
-    """It has the wake for its lease, and calls back; meanwhile it is not called again."""
-    async with Receiver(lambda told: (200, {})).listening() as hook, pair() as ((one, first), (_, second)):
-        await first.create(ME, "s", Terms(type="webhook", pattern="events/*", url=hook.url), "http://b")
-        await one.create("events/a", ME, JSON)
-        await add(one, first, "events/a")
-        await hook.until(1)
-        await add(one, first, "events/a")
-        told = hook.got[0][0]
-        number = rules.Ack("events/a", 2)
-        shown = (told["callback_token"], told["wake_id"], told["generation"])
-        assert rules.owner_in(told["callback_token"]) == ME
-        assert await within(second.ack(ME, "s", *shown, [number], done=True))
-        await hook.until(2)
-        assert [got["generation"] for got, _, _ in hook.got] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://example.com/x", "https://10.0.0.1/x", "https://127.0.0.1/x", "https://[::1]/x", "https://169.254.1.1/",
-        "https://user@example.com/", "ftp://example.com/", "https://", "https://[/", "http://10.0.0.1/hook",
-        "https://[::ffff:127.0.0.1]/", "https://example.com:99999/",
-    ],
-)  # fmt: skip
-def test_addresses_that_are_not_called(url: str) -> None:
-    with pytest.raises(WebhookRejected):
-        checked(url, local=True)
-
-
-def test_addresses_that_are_called() -> None:
-    checked("https://example.com:8443/x?y=z", local=False)
-    checked("http://localhost:1/x", local=True)
-    with pytest.raises(WebhookRejected):
-        checked("http://localhost:1/x", local=False)
-    with pytest.raises(ConfigurationError):
-        Signer(b"short")
 
 
 @given(st.integers(0, 10_000))
