@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
@@ -125,12 +124,44 @@ def owner_in(token: str) -> Owner:
 
 
 def matches(pattern: str | None, path: str) -> bool:
-    """Whether a path is meant: `*` is one segment or a part of one, `**` any number of them."""
+    """Whether a path is meant: `*` is one segment or a part of one, `**` any number of them, at the end at least one.
+
+    Not by a regular expression: a hostile pattern would make that one search for ever.
+    """
     if pattern is None:
         return False
-    parts = [".*" if part == "**" else re.escape(part).replace(r"\*", "[^/]*") for part in pattern.split("/")]
-    form = "/".join(parts).replace("/.*/", "/(?:.*/)?").removeprefix(".*/")
-    return re.fullmatch(f"(?:.*/)?{form}" if pattern.startswith("**/") else form, path, re.DOTALL) is not None
+    parts = pattern.split("/")
+    if parts[-1] == "**":
+        parts.append("*")
+    reached = _skipped(parts, {0})  # what the next segment may be
+    for segment in path.split("/"):
+        met = [at for at in reached if at < len(parts) and (parts[at] == "**" or _fits(parts[at], segment))]
+        reached = _skipped(parts, {at if parts[at] == "**" else at + 1 for at in met})
+    return len(parts) in reached
+
+
+def _skipped(parts: Sequence[str], reached: set[int]) -> set[int]:
+    """With what comes after a `**` that is no segment at all."""
+    for at, part in enumerate(parts):
+        if part == "**" and at in reached:
+            reached.add(at + 1)
+    return reached
+
+
+def _fits(part: str, segment: str) -> bool:
+    first, *rest = part.split("*")
+    if not rest:
+        return part == segment
+    *middle, last = rest
+    at, end = len(first), len(segment) - len(last)
+    if at > end or not segment.startswith(first) or not segment.endswith(last):
+        return False
+    for one in middle:
+        found = segment.find(one, at, end)
+        if found < 0:
+            return False
+        at = found + len(one)
+    return True
 
 
 def linked(one: Subscription, tails: Mapping[str, int], *, explicit: bool) -> Subscription:

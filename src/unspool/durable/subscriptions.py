@@ -9,6 +9,7 @@ those for whom it has done something.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -165,12 +166,14 @@ class Subscriptions:
         try:
             for name, (pattern, explicit) in (await self._board.listed(owner)).items():
                 found = rules.matches(pattern, path)
-                if found:
-                    # From before this append on: it is what wakes the worker.
-                    await self._link(owner, name, path, number - 1)
-                if found or path in explicit:
+                if not found and path not in explicit:
+                    continue
+                with contextlib.suppress(NotFound):  # deleted, and still on the list
+                    if found:
+                        # From before this append on: it is what wakes the worker.
+                        await self._link(owner, name, path, number - 1)
                     await self.look(owner, name)
-        except (StoreUnavailable, NotFound) as error:
+        except StoreUnavailable as error:
             _log.warning("subscriptions of %s were not woken: %s", path, error)
 
     async def _link(self, owner: Owner, name: str, path: str, after: int) -> None:
@@ -237,11 +240,11 @@ class Subscriptions:
                     if not listed:
                         self._owners.pop(owner, None)
                     for name in listed:
-                        await self.look(owner, name)
-                except NotFound:
-                    continue  # deleted meanwhile
+                        with contextlib.suppress(NotFound):  # deleted, and still on the list
+                            await self.look(owner, name)
                 except UnspoolError as error:
                     _log.warning("subscriptions were not looked at: %s", error)
+        await self._deliveries.close()
 
     async def _all_done(self, one: Subscription, acks: Sequence[Ack]) -> None:
         assert one.wake is not None

@@ -19,6 +19,8 @@ from unspool.http.requests import MAX_BODY, body_of
 from unspool.jobs import Owner, check_id
 
 RESERVED: Final = "__ds/"
+_SEGMENTS: Final = 64
+"""Of a pattern: each append is compared with all of them."""
 
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 _Paths = Annotated[list[_Path], msgspec.Meta(max_length=LINKS)]
@@ -46,6 +48,8 @@ class _Create(msgspec.Struct, frozen=True):
             raise BadRequest("a webhook has `webhook.url`, and what is pulled has `wake_stream`")
         if self.pattern is None and not self.streams:
             raise BadRequest("a subscription has a pattern, or streams, or both")
+        if self.pattern is not None and self.pattern.count("/") >= _SEGMENTS:
+            raise BadRequest(f"a pattern has {_SEGMENTS} segments at most")
         return Terms(
             type=self.type, pattern=self.pattern, streams=tuple(sorted(set(self.streams))), url=url,
             wake_stream=self.wake_stream, lease_ttl_ms=self.lease_ttl_ms, description=self.description,
@@ -194,5 +198,4 @@ def _json(body: object, status: int = 200, *, media_type: str = "application/jso
 
 
 def _refused(error: UnspoolError, status: int) -> Response:
-    code = error.code if error.code.isupper() else error.code.upper()
-    return _json({"error": {"code": code, "message": error.message, **error.details}}, status)
+    return _json({"error": {"code": error.code.upper(), "message": error.message, **error.details}}, status)
