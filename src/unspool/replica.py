@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from unspool import events
@@ -86,24 +86,35 @@ class Replica:
 
     def attach(self, tail: Tail, job: Job, after: int, *, snapshot: bool) -> Viewer:
         """A new viewer of this tail. Raises ShuttingDown."""
-        if self.closing:
-            raise ShuttingDown
-        viewer = Viewer(tail, after, snapshot=snapshot, detach=self._detach)
-        self.viewers[viewer] = None
-        tail.viewers[viewer] = None
+        viewer = self.watch(tail, after, snapshot=snapshot, detach=self._detach)
         if len(tail.viewers) == 1 and self.hooks.first_viewer and not job.settled:
             self.spawn(self.settler.call(self.hooks.first_viewer, job))
+        return viewer
+
+    def watch(
+        self, tail: Tail, after: int, *, snapshot: bool = False, detach: Callable[[Viewer], None] | None = None
+    ) -> Viewer:
+        """The same without any hooks: for logs that are no generations. Raises ShuttingDown."""
+        if self.closing:
+            raise ShuttingDown
+        viewer = Viewer(tail, after, snapshot=snapshot, detach=detach or self._forget)
+        self.viewers[viewer] = None
+        tail.viewers[viewer] = None
         if tail.held < tail.last and not tail.local:
             tail.repair_soon()
         return viewer
 
-    def _detach(self, viewer: Viewer) -> None:
-        tail = viewer.tail
+    def _forget(self, viewer: Viewer) -> None:
         self.viewers.pop(viewer, None)
-        tail.viewers.pop(viewer, None)
+        viewer.tail.viewers.pop(viewer, None)
+        if not viewer.tail.viewers:
+            viewer.tail.idle_since = asyncio.get_running_loop().time()
+
+    def _detach(self, viewer: Viewer) -> None:
+        self._forget(viewer)
+        tail = viewer.tail
         if tail.viewers:
             return
-        tail.idle_since = asyncio.get_running_loop().time()
         tail.unsync(self.spawn)
         if not tail.sealed and viewer.end is not End.RELEASED and self.hooks.all_viewers_left:
             self.spawn(self._tell(self.hooks.all_viewers_left, tail.key))

@@ -2,7 +2,7 @@
 
 from unspool.durable.entries import Fork, Producer, messages_of
 from unspool.durable.forks import Wish
-from unspool.durable.live import Live
+from unspool.durable.live import Live, Shared
 from unspool.durable.offsets import number_of, token
 from unspool.durable.reading import Chunk
 from unspool.durable.state import Append
@@ -18,6 +18,7 @@ __all__ = [
     "Info",
     "Live",
     "Producer",
+    "Shared",
     "Wish",
     "messages_of",
     "number_of",

@@ -14,6 +14,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
     `after`, `next`: the numbers before and after it. `up_to_date`: nothing more was there. `closed`: and nothing ever
     will be. `begins`, `last`: the last records that were looked at, with content or without, before it and in it.
+    `ttl`: the seconds for which having read it keeps the stream; None: it is kept anyhow.
     """
 
     generation: int
@@ -25,6 +26,7 @@ class Chunk(msgspec.Struct, frozen=True):
     closed: bool = False
     begins: int = 0
     last: int = 0
+    ttl: int | None = None
 
     @property
     def json(self) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
@@ -20,7 +21,7 @@ from unspool.durable.entries import APPENDED, OPENED, Config, Content, Entry, Re
 from unspool.durable.errors import StreamConflict, StreamDeleted, Trimmed
 from unspool.durable.expiry import Expiry
 from unspool.durable.forks import Forks, Wish, config_of, matches
-from unspool.durable.live import Live, Shared, watch
+from unspool.durable.live import Live, Shared, appended
 from unspool.durable.log import Logs, nonce
 from unspool.durable.names import new_log, owner_of, stream_id_of
 from unspool.durable.reading import Chunk, add
@@ -76,7 +77,8 @@ class DurableStreams:
     """Streams at paths, for many tasks of one event loop, beside the same on other replicas.
 
     `owner` says on whose behalf a call is made. A path belongs to whoever created the stream there; for everybody else
-    it raises NotFound, as a path without a stream does. Every verb may raise StoreUnavailable.
+    it raises NotFound, as a path without a stream does. Every verb may raise StoreUnavailable. `shared` is
+    also for those who follow other logs beside these.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class DurableStreams:
         self._manager = manager
         self._store = manager.store
         self._cache = Cache(manager.store, self.options.states)
-        self._shared = Shared(self.options.states)
+        self.shared = Shared()
         self._logs = Logs(manager, self._cache)
         self._forks = Forks(manager, self._cache, self._logs)
         self._expiry = Expiry(manager.store, clock)
@@ -206,38 +208,39 @@ class DurableStreams:
         """
         known = await self._find(path, owner)
         await self._touch(known)
-        return await self._read(known, known.state.tail if after is None else after, self.options.chunk_bytes)
-
-    async def _read(self, known: Known, after: int, limit: int, *, whole: bool = True) -> Chunk:
         state = known.state
         last, tail, closed = state.last, state.tail, state.closed
+        after = tail if after is None else after
         if after > last:
             raise BadRequest("the offset lies beyond the end of the stream", field="offset")
-        config = state.there
         parts: list[bytes] = []
-        size, reached = 0, after
-        for segment in segments(known.key, state) if after < tail else ():
-            at = max(reached, segment.base)
+        size, reached = 0, max(after, tail)
+        if after < tail:
+            async with aclosing(self._contents(known, after)) as contents:
+                async for at, content in contents:
+                    size += add(parts, content)
+                    if size >= self.options.chunk_bytes and at < tail:
+                        reached = at
+                        break
+        whole = reached >= tail
+        return Chunk(
+            known.key.generation, state.there.content_type, parts, after, reached, up_to_date=whole,
+            closed=closed and whole, last=last, ttl=state.there.ttl,
+        )  # fmt: skip
+
+    async def _contents(self, known: Known, after: int) -> AsyncGenerator[tuple[int, Content]]:
+        """What stands after a number, as far as is known now: each append with its number. Raises Trimmed."""
+        for segment in segments(known.key, known.state):
+            at = max(after, segment.base)
             while at < segment.upto:
                 page = await self._store.read(segment.ref.key, at - segment.base, PAGE)
                 if not page.records or page.records[0].offset != at - segment.base + 1:
                     raise Trimmed
-                for record in page.records:
+                for record in page.records[: segment.upto - at]:
                     at = segment.base + record.offset
-                    if at > min(segment.upto, last):
-                        break
                     content = content_of(record)
-                    if not content:
-                        continue
-                    more = add(parts, content)
-                    size += more
-                    reached = at
-                    if size >= limit and reached < tail:
-                        return Chunk(known.key.generation, config.content_type, parts, after, reached, last=last)
-        return Chunk(
-            known.key.generation, config.content_type, parts, after, max(after, tail), up_to_date=True, closed=closed,
-            last=last,
-        )  # fmt: skip
+                    if content:
+                        yield at, content
 
     async def follow(self, path: str, owner: Owner, chunk: Chunk) -> Live:
         """What comes after a chunk that was up to date. Raises NotFound, StreamDeleted, ShuttingDown."""
@@ -245,14 +248,14 @@ class DurableStreams:
         if known.key.generation != chunk.generation:
             raise NotFound
         base = known.state.there.base
-        viewer = await watch(self._manager.replica, known.job, min(chunk.last - base, known.job.last_offset))
-        return Live(viewer, chunk, base, self._shared)
+        replica = self._manager.replica
+        tail = await replica.tail(known.key, known.job)
+        viewer = replica.watch(tail, min(chunk.last - base, known.job.last_offset))
+        return Live(viewer, chunk, self.shared, appended(base))
 
-    async def touch(self, path: str, owner: Owner) -> int | None:
-        """Keep a stream that is being followed; answers for how many seconds, None for ever. Raises NotFound."""
-        known = await self._find(path, owner)
-        await self._touch(known)
-        return known.state.there.ttl
+    async def touch(self, path: str, owner: Owner) -> None:
+        """Keep a stream that is being followed. Raises NotFound, StreamDeleted."""
+        await self._touch(await self._find(path, owner))
 
     # what is underneath
 
@@ -319,26 +322,14 @@ class DurableStreams:
             raise BadRequest("Stream-Fork-Offset lies beyond the end of the source", field="Stream-Fork-Offset")
         prefix: Content | None = None
         if wish.fork.sub:
-            prefix = await self._next_content(origin, at)
+            async with aclosing(self._contents(origin, at)) as contents:
+                async for _, content in contents:
+                    prefix = content[: wish.fork.sub]
+                    break
             if prefix is None or len(prefix) < wish.fork.sub:
                 raise BadRequest("Stream-Fork-Sub-Offset lies beyond the append", field="Stream-Fork-Sub-Offset")
-            prefix = prefix[: wish.fork.sub]
         shared = [msgspec.structs.replace(one, upto=min(one.upto, at)) for one in segments(origin.key, state)]
         return at, tuple(one for one in shared if one.base < one.upto), prefix
-
-    async def _next_content(self, known: Known, after: int) -> Content | None:
-        for segment in segments(known.key, known.state):
-            at = max(after, segment.base)
-            while at < segment.upto:
-                page = await self._store.read(segment.ref.key, at - segment.base, PAGE)
-                if not page.records:
-                    break
-                for record in page.records:
-                    at = segment.base + record.offset
-                    content = content_of(record) if at <= segment.upto else None
-                    if content:
-                        return content
-        return None
 
     def _info(self, known: Known, *, created: bool = False) -> Info:
         state = known.state

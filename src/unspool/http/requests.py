@@ -73,24 +73,30 @@ class StartRequest(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 
 
-async def body_of(request: Request, kind: type[T], *, limit: int, default: T | None = None) -> T:
-    """The request's body as `kind`. Raises BodyTooLarge, UnsupportedMediaType, BadRequest, InvalidArgument."""
+async def received(request: Request, limit: int) -> bytes:
+    """The request's body. Raises BodyTooLarge, as soon as it is known to be."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {declared} bytes; this server takes {limit}", limit=limit)
-    received = bytearray()
+    body = bytearray()
     async for chunk in request.stream():
-        received += chunk
-        if len(received) > limit:
+        body += chunk
+        if len(body) > limit:
             raise BodyTooLarge(f"the body has more than {limit} bytes", limit=limit)
-    if not received and default is not None:
+    return bytes(body)
+
+
+async def body_of(request: Request, kind: type[T], *, limit: int, default: T | None = None) -> T:
+    """The request's body as `kind`. Raises BodyTooLarge, UnsupportedMediaType, BadRequest, InvalidArgument."""
+    body = await received(request, limit)
+    if not body and default is not None:
         return default
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         # Also what keeps a foreign web page from sending this without the browser asking first.
         raise UnsupportedMediaType
     try:
-        return msgspec.json.decode(bytes(received), type=kind)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"the body is not valid: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

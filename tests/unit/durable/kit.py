@@ -11,6 +11,7 @@ from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Producer, Wish, messages_of
 from unspool.durable.errors import StreamClosed
+from unspool.durable.names import stream_id_of
 from unspool.errors import StoreUnavailable
 from unspool.jobs import Owner
 from unspool.options import Options
@@ -123,3 +124,12 @@ async def reading(streams: DurableStreams) -> tuple[list[bytes], list[int], Chun
             return await read_all(streams, "p")
         except StoreUnavailable:
             continue
+
+
+async def lose(streams: DurableStreams, path: str, keep: int) -> None:
+    """The store forgets all but so many records of a stream, as a failover to a replica that lagged behind does."""
+    store: Any = streams._store
+    job = await store.get(stream_id_of(path))
+    log = store._find(*job.key).log
+    del log._records[keep:]
+    log.last = keep

@@ -20,6 +20,7 @@ from unspool.durable import token
 from unspool.http import Identity
 from unspool.http.dialects.durable_live import LiveOptions
 from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
+from unspool.jobs import ANYONE
 from unspool.producer import Generation
 from unspool.sse import Decoder
 
@@ -161,10 +162,19 @@ async def test_readers_who_leave_are_forgotten(serving: Serving) -> None:
 
 
 async def test_following_keeps_a_stream(serving: Serving) -> None:
+    """It is used for as long as somebody follows it, though nothing is appended; that it is looked at is no use."""
     async with served(serving) as here:
         await here.client.put("/v1/stream/a", headers={**JSON, "stream-ttl": "1"}, content=b"[1]")
         following = asyncio.create_task(here.follow("/v1/stream/a?offset=-1&live=sse"))
-        await asyncio.sleep(1.5)
+        while not here.manager.replica.viewers:
+            await asyncio.sleep(0.001)
+        uses: set[float] = set()
+        async with asyncio.timeout(10):
+            while len(uses) < 3:  # as it was when this began, and twice since
+                await here.client.head("/v1/stream/a")
+                (job,) = await here.manager.jobs(user=ANYONE)
+                uses.add(job.lease.expires_at)
+        assert max(uses) - min(uses) < 1.0
         closed = await here.client.post("/v1/stream/a", headers={"stream-closed": "true"})
         assert closed.status_code == 204
         events, ended = await following

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
-from unspool.durable import Chunk
-from unspool.errors import BadRequest, StoreUnavailable, ViewerReleased
-from unspool.events import SYNC, Record
+from unspool.durable import Chunk, Live, Shared
+from unspool.errors import BadRequest, StoreUnavailable
+from unspool.events import Record
 from unspool.http.auth import Identity
-from unspool.jobs import Job
 from unspool.manager import GenerationManager
 from unspool.tail import PAGE
-from unspool.viewer import Viewer
 
 _TYPE: Final = "application/json"
 
@@ -30,19 +27,18 @@ class _Message(msgspec.Struct):
 class GenerationSource:
     """One generation, for somebody who may see it."""
 
-    def __init__(self, manager: GenerationManager, identity: Identity, stream_id: str, generation: int) -> None:
+    def __init__(
+        self, manager: GenerationManager, shared: Shared, identity: Identity, stream_id: str, generation: int
+    ) -> None:
         self._manager = manager
+        self._shared = shared
         self._identity = identity
         self._stream_id = stream_id
         self._generation = generation
 
-    async def job(self) -> Job:
-        """Raises NotFound, Gone."""
-        return await self._manager.job(self._stream_id, generation=self._generation, **self._identity.owner())
-
     async def read(self, after: int | None) -> Chunk:
-        """Up to a page of records; a snapshot takes the place of those that are no longer kept."""
-        job = await self.job()
+        """Up to a page of records; a snapshot takes the place of those that are no longer kept. Raises NotFound."""
+        job = await self._manager.job(self._stream_id, generation=self._generation, **self._identity.owner())
         last = job.last_offset
         at = last if after is None else after
         if at > last:
@@ -61,44 +57,19 @@ class GenerationSource:
             closed=job.settled, last=reached,
         )  # fmt: skip
 
-    async def follow(self, chunk: Chunk) -> GenerationLive:
+    async def follow(self, chunk: Chunk) -> Live:
         """What comes after a chunk. Raises NotFound, Gone, ShuttingDown."""
         viewer = await self._manager.view(
             self._stream_id, generation=self._generation, after=chunk.next, **self._identity.owner()
         )
-        return GenerationLive(viewer, chunk)
+        return Live(viewer, chunk, self._shared, _extended)
 
-    async def touch(self) -> float:
-        return math.inf
+    async def touch(self) -> None:
+        """Nothing: no reader keeps a generation."""
 
 
-class GenerationLive:
-    """What comes after a chunk of a generation."""
-
-    def __init__(self, viewer: Viewer, chunk: Chunk) -> None:
-        self._viewer = viewer
-        self._at: Chunk = replace(chunk, parts=(), after=chunk.next)
-
-    async def next(self) -> Chunk | None:
-        """Wait for the next chunk; None when poked, or closed meanwhile. Raises ViewerReleased."""
-        records = await self._viewer.records()
-        if not records:
-            return None
-        if records[0].type == SYNC:  # what was read here is lost: it is read anew
-            raise ViewerReleased
-        reached, closed = self._viewer.position, records[-1].terminal
-        chunk = replace(
-            self._at, parts=_messages(records), after=self._at.next, next=reached, last=reached,
-            up_to_date=reached >= self._viewer.tail.last, closed=closed,
-        )  # fmt: skip
-        self._at = replace(chunk, parts=(), after=reached)
-        return chunk
-
-    def poke(self) -> None:
-        self._viewer.poke()
-
-    def close(self) -> None:
-        self._viewer.close()
+def _extended(at: Chunk, records: Sequence[Record], position: int) -> Chunk:
+    return replace(at, parts=_messages(records), next=position, last=position, closed=records[-1].terminal)
 
 
 def _messages(records: Sequence[Record]) -> list[bytes]:

@@ -8,6 +8,7 @@ cut instead: an end would be right, too, but a cut is what a client is sure to c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -16,29 +17,13 @@ from typing import ClassVar, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from unspool.durable import Chunk
-from unspool.errors import UnspoolError
+from unspool.durable import Chunk, Live
+from unspool.errors import StoreUnavailable, UnspoolError
 from unspool.http.dialects.durable_wire import events_of, next_cursor
 from unspool.http.stream import LINK, Link
 from unspool.sse import KEEP_ALIVE
 
 _log = logging.getLogger("unspool.http")
-
-
-class Following(Protocol):
-    """What comes after a chunk: see `unspool.durable.Live`."""
-
-    async def next(self) -> Chunk | None:
-        """Wait for the next chunk; None when poked or closed. Raises NotFound, ViewerReleased."""
-        ...
-
-    def poke(self) -> None:
-        """Whoever waits goes on with nothing."""
-        ...
-
-    def close(self) -> None:
-        """Whoever waits gets None."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +42,10 @@ class Source(Protocol):
 
     async def read(self, after: int | None) -> Chunk: ...
 
-    async def follow(self, chunk: Chunk) -> Following: ...
+    async def follow(self, chunk: Chunk) -> Live: ...
 
-    async def touch(self) -> float:
-        """It is being read; answers for how many seconds that keeps it."""
+    async def touch(self) -> None:
+        """It is still being read."""
         ...
 
 
@@ -102,13 +87,14 @@ class EventStream:
         self._cursor = next_cursor(cursor)
         self._headers = headers
         self._options = options
-        self._live: Following | None = None
+        self._live: Live | None = None
         self._gone = False
         self._loop = asyncio.get_running_loop()
         self._until = self._loop.time() + options.connection
         self._last_write = self._loop.time()
         self._sending = False
-        self._keeps = math.inf  # seconds for which a read keeps the stream
+        self._use = math.inf if chunk.ttl is None else chunk.ttl / 3  # seconds from one sign of use to the next
+        self._used = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._cut: Callable[[], object] = self._leave
 
@@ -153,7 +139,7 @@ class EventStream:
             return
         if self._live is not None:
             self._live.poke()
-        wait = min(self._options.heartbeat, self._options.send_timeout, self._keeps / 2, self._until - now)
+        wait = min(self._options.heartbeat, self._options.send_timeout, self._use, self._until - now)
         self._timer = self._loop.call_later(max(wait, 0.01), self._tick)
 
     async def _pump(self, send: Send) -> bool:
@@ -166,8 +152,6 @@ class EventStream:
                 await self._write(send, self._events(chunk))
             if chunk.closed or self._gone:
                 return True
-            self._keeps = await self._source.touch()
-            self._tick()
             live = self._live = await self._source.follow(chunk)
             while not self._gone and self._loop.time() < self._until:
                 found = await live.next()
@@ -183,8 +167,10 @@ class EventStream:
         return True
 
     async def _be_alive(self, send: Send) -> None:
-        if self._keeps < math.inf:
-            self._keeps = await self._source.touch()
+        if self._loop.time() - self._used >= self._use:
+            with contextlib.suppress(StoreUnavailable):  # it is tried again
+                await self._source.touch()
+                self._used = self._loop.time()
         if self._loop.time() - self._last_write >= self._options.heartbeat / 2:
             await self._write(send, KEEP_ALIVE)
 

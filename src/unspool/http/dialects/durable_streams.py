@@ -6,7 +6,6 @@ every generation as a stream that can be read: `{prefix}/generations/{stream_id}
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from unspool.durable import Chunk, DurableOptions, DurableStreams, Live
 from unspool.durable.subscriptions import Subscriptions
-from unspool.errors import BodyTooLarge, NotFound, StoreUnavailable, UnspoolError
+from unspool.errors import NotFound, UnspoolError
 from unspool.http.auth import Authenticate, Identity, identify
 from unspool.http.dialects.durable_generations import GenerationSource
 from unspool.http.dialects.durable_live import EventStream, LiveOptions, Source, long_poll
@@ -42,6 +41,7 @@ from unspool.http.dialects.durable_wire import (
 )
 from unspool.http.door import Door
 from unspool.http.problem import problem
+from unspool.http.requests import received
 from unspool.jobs import Owner
 from unspool.manager import GenerationManager
 
@@ -224,7 +224,7 @@ class _Dialect:
 
     async def put(self, request: Request, identity: Identity, path: str) -> Response:
         wish = wish_of(request.headers, f"{self._prefix}/")
-        body = await self._body(request)
+        body = await received(request, self._max_body)
         content_type = wish.content_type or ""
         if body and wish.fork is not None and wish.content_type is None:
             content_type = (await self._streams.head(wish.fork.source, _owner(identity))).config.content_type
@@ -238,7 +238,7 @@ class _Dialect:
         return Response(status_code=201 if info.created else 200, headers=headers)
 
     async def post(self, request: Request, identity: Identity, path: str) -> Response:
-        append = append_of(request.headers, await self._body(request))
+        append = append_of(request.headers, await received(request, self._max_body))
         done = await self._streams.append(path, _owner(identity), append)
         if done.fresh and append.content is not None:
             self._tell_subscribers(identity, path, done.info.next)
@@ -254,14 +254,6 @@ class _Dialect:
         await self._streams.delete(path, _owner(identity))
         return Response(status_code=204)
 
-    async def _body(self, request: Request) -> bytes:
-        received = bytearray()
-        async for part in request.stream():
-            received += part
-            if len(received) > self._max_body:
-                raise BodyTooLarge(f"the body has more than {self._max_body} bytes", limit=self._max_body)
-        return bytes(received)
-
     # generations
 
     async def _generation(
@@ -272,7 +264,7 @@ class _Dialect:
             raise NotFound
         if request.method not in ("GET", "HEAD"):
             return _not_allowed("GET, HEAD")
-        source = GenerationSource(self._manager, identity, stream_id, int(number[:15]))
+        source = GenerationSource(self._manager, self._streams.shared, identity, stream_id, int(number[:15]))
         if request.method == "GET":
             return await self._get(request, source, receive)
         headers = position(await source.read(None))
@@ -293,12 +285,8 @@ class _StreamSource:
     async def follow(self, chunk: Chunk) -> Live:
         return await self._streams.follow(self._path, self._owner, chunk)
 
-    async def touch(self) -> float:
-        try:
-            ttl = await self._streams.touch(self._path, self._owner)
-        except StoreUnavailable:  # it is tried again
-            return math.inf
-        return math.inf if ttl is None else float(ttl)
+    async def touch(self) -> None:
+        await self._streams.touch(self._path, self._owner)
 
 
 def _owner(identity: Identity) -> Owner:
