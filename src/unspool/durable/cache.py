@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from unspool.durable.state import State
@@ -15,6 +15,8 @@ from unspool.jobs import GenerationKey, Job
 from unspool.protocols import Checkpoint, JobStore
 
 PAGE: Final = 512
+LAST: Final = "response_id"
+"""The field of a job's metadata that holds the nonce of the last record: whoever gets the job knows which that is."""
 _CHECKPOINT: Final = 500
 """Records between two dumps of a state: what a replica that has never seen the stream reads at most."""
 
@@ -37,53 +39,67 @@ class Known:
 
 
 class Cache:
-    """Streams by their logs. What was used longest ago is forgotten first."""
+    """Streams by their ids. What was used longest ago is forgotten first."""
 
     def __init__(self, store: JobStore, limit: int) -> None:
         self._store = store
         self._limit = limit
-        self._known: OrderedDict[GenerationKey, Known] = OrderedDict()
+        self._known: OrderedDict[str, Known] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    async def known(self, job: Job, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> Known:
-        """The stream of a job, no older than the job. `spawn` runs what nobody waits for."""
-        known = self._known.get(job.key)
-        if known is None:
-            known = self._known[job.key] = Known(job)
+    def reached(self, stream_id: str) -> int:
+        """How far a stream is known to go: what the store says from now on is about no less."""
+        known = self._known.get(stream_id)
+        return 0 if known is None else known.state.offset
+
+    async def known(self, job: Job, spawn: Callable[[Coroutine[Any, Any, None]], None], reached: int = 0) -> Known:
+        """The stream of a job, no older than the job. `spawn` runs what nobody waits for; `reached`: what was, before
+        the store was asked for the job."""
+        known = self._known.get(job.stream_id)
+        if known is None or known.key != job.key:
+            known, reached = Known(job), 0
+            self._known[job.stream_id] = known
             if len(self._known) > self._limit:
                 self._known.popitem(last=False)
-        self._known.move_to_end(job.key)
+        self._known.move_to_end(job.stream_id)
         known.job = job
-        if known.state.offset != job.last_offset:
+        if known.state.offset < job.last_offset or _is_other(known.state, job, reached):
             async with known.lock:
-                await self._catch_up(known, job.last_offset)
+                await self._catch_up(known, job, reached)
         if known.state.offset - known.dumped >= _CHECKPOINT:
             known.dumped = known.state.offset
             spawn(self._dump(known))
         return known
 
-    async def _catch_up(self, known: Known, last: int) -> None:
-        if known.state.offset > last:
-            # Either somebody here was faster, or the store has lost what it had accepted: only the log can tell.
-            page = await self._store.read(known.key, known.state.offset - 1, 1)
-            if page.last_offset < known.state.offset:
-                known.state = State()
+    async def _catch_up(self, known: Known, job: Job, reached: int) -> None:
+        last = job.last_offset
+        if _is_other(known.state, job, reached):
+            known.state = State()
         if known.state.offset == 0 and last > _CHECKPOINT:
             checkpoint = await self._store.checkpoint(known.key)
-            if checkpoint is not None and checkpoint.offset <= last:
+            if checkpoint is not None and checkpoint.offset < last:  # what follows tells whether it is of this log
                 known.state = State.load(checkpoint.state)
                 known.dumped = checkpoint.offset
         while known.state.offset < last and await self.read_on(known):
             pass
 
-    async def read_on(self, known: Known) -> list[Record]:
+    async def read_on(self, known: Known) -> Sequence[Record]:
         """Take in what comes next in the log; nothing at its end. The caller has the lock."""
-        page = await self._store.read(known.key, known.state.offset, PAGE)
-        for record in page.records:
+        records = (await self._store.read(known.key, known.state.offset, PAGE)).records
+        if records and not known.state.leads_to(records[0]):
+            known.state = State()  # the store has lost what was read here, and others have written on
+            records = await self._whole(known)
+        for record in records:
             known.state.apply(record)
-        return list(page.records)
+        return records
+
+    async def _whole(self, known: Known) -> Sequence[Record]:
+        records: list[Record] = []
+        while page := (await self._store.read(known.key, len(records), PAGE)).records:
+            records += page
+        return records
 
     async def _dump(self, known: Known) -> None:
         state = known.state
@@ -92,4 +108,12 @@ class Cache:
             await self._store.save_checkpoint(known.key, known.epoch, checkpoint)
 
     def forget(self, key: GenerationKey) -> None:
-        self._known.pop(key, None)
+        known = self._known.get(key.stream_id)
+        if known is not None and known.key == key:
+            del self._known[key.stream_id]
+
+
+def _is_other(state: State, job: Job, reached: int) -> bool:
+    """The store has lost what this is the state of, as when a replica that lagged behind has become the master."""
+    there = job.last_offset
+    return reached > there or (state.offset == there and state.nonce != (getattr(job.metadata, LAST) or ""))

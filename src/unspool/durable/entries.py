@@ -88,9 +88,11 @@ class Config(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A record without its content. `size`: the bytes or the messages of that. `nonce`: no two attempts are equal."""
+    """A record without its content. `size`: the bytes or the messages of that. `nonce`: no two attempts are equal;
+    `after`: that of the record before it, as far as its writer knew."""
 
     nonce: str
+    after: str = ""
     size: int = 0
     config: Config | None = None
     producer: Producer | None = None

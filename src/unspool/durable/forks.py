@@ -82,11 +82,12 @@ class Forks:
 
     async def unlink(self, source: GenerationKey, fork: Ref) -> None:
         """A fork is gone, and so is its source, if that was deleted and this was the last one."""
+        reached = self._cache.reached(source.stream_id)
         try:
             job = await self._manager.store.get(*source)
             if job.settled:
                 return
-            known = await self._cache.known(job, self._manager.replica.spawn)
+            known = await self._cache.known(job, self._manager.replica.spawn, reached)
             await self._forget(known, fork)
         except (NotFound, Gone, Fenced):
             return

@@ -13,8 +13,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from unspool import events
-from unspool.durable.cache import Cache, Known
+from unspool.durable.cache import LAST, Cache, Known
 from unspool.durable.entries import Content, Entry, record_of
 from unspool.durable.state import State
 from unspool.errors import Fenced, Gone, NotFound, StoreUnavailable
@@ -50,11 +52,12 @@ class Logs:
             while True:
                 if not decide(known.state):
                     return False
+                entry = replace(entry, after=known.state.nonce)
                 record = record_of(known.state.offset + 1, type, entry, content)
-                if await self._append(known, record, metadata):
+                if await self._append(known, record, {**(metadata or {}), LAST: entry.nonce}):
                     return True
 
-    async def _append(self, known: Known, record: Record, metadata: Mapping[str, Any] | None) -> bool:
+    async def _append(self, known: Known, record: Record, metadata: Mapping[str, Any]) -> bool:
         """False when something else stands there, which is then in the state. Raises Fenced when the log is sealed."""
         for pause in (*_PAUSES, None):
             try:

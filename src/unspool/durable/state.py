@@ -54,9 +54,11 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct):
-    """The fold of records 1 to `offset`. `tail`: the number of the last one with content, inherited ones included."""
+    """The fold of records 1 to `offset`, the last of which has this `nonce`. `tail`: the number of the last one with
+    content, inherited ones included."""
 
     offset: int = 0
+    nonce: str = ""
     config: Config | None = None
     tail: int = 0
     bytes: int = 0
@@ -78,6 +80,10 @@ class State(msgspec.Struct):
         """The number of the last record, with content or without."""
         return (self.config.base if self.config is not None else 0) + self.offset
 
+    def leads_to(self, record: Record) -> bool:
+        """Whether a record that stands next in the log was written after just what this is the fold of."""
+        return not self.offset or record.terminal or entry_of(record).after == self.nonce
+
     def apply(self, record: Record) -> None:
         """Take the next record in; those that are in are passed over."""
         if record.offset <= self.offset:
@@ -88,6 +94,7 @@ class State(msgspec.Struct):
             self.sealed = True
             return
         entry = entry_of(record)
+        self.nonce = entry.nonce
         if record.type == OPENED and entry.config is not None:
             self.config = entry.config
             self.tail = entry.config.base

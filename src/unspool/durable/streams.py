@@ -112,7 +112,7 @@ class DurableStreams:
         self._sweep()
         stream_id, whose = stream_id_of(path), owner_of(owner)
         while True:
-            expect = 0
+            expect, reached = 0, self._cache.reached(stream_id)
             try:
                 job = await self._store.get(stream_id, owner=whose)
             except NotFound:
@@ -122,7 +122,7 @@ class DurableStreams:
             if job is not None and job.settled:
                 job, expect = None, job.generation
             if job is not None:
-                known = await self._known(job)
+                known = await self._known(job, reached)
                 state = known.state
                 if state.config is not None:
                     if not await self._alive(job, known):
@@ -261,11 +261,13 @@ class DurableStreams:
 
     async def _find(self, path: str, owner: Owner, *, fork: bool = False) -> Known:
         """The stream at a path, as new as this call. Raises NotFound, StreamDeleted; StreamConflict to fork from it."""
+        stream_id = stream_id_of(path)
+        reached = self._cache.reached(stream_id)
         try:
-            job = await self._store.get(stream_id_of(path), owner=owner_of(owner))
+            job = await self._store.get(stream_id, owner=owner_of(owner))
             if job.settled:
                 raise NotFound
-            known = await self._known(job)
+            known = await self._known(job, reached)
             if known.state.config is None or not await self._alive(job, known):
                 raise NotFound
         except Gone as gone:
@@ -276,8 +278,8 @@ class DurableStreams:
             raise StreamDeleted
         return known
 
-    async def _known(self, job: Job) -> Known:
-        return await self._cache.known(job, self._manager.replica.spawn)
+    async def _known(self, job: Job, reached: int = 0) -> Known:
+        return await self._cache.known(job, self._manager.replica.spawn, reached)
 
     async def _alive(self, job: Job, known: Known) -> bool:
         """False when it was time for it to go, and it is gone; when forks hold it, it is only marked as deleted."""

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Producer, Wish, messages_of
+from unspool.durable.cache import LAST
+from unspool.durable.entries import entry_of
 from unspool.durable.errors import StreamClosed
 from unspool.durable.names import stream_id_of
 from unspool.errors import StoreUnavailable
@@ -130,6 +132,7 @@ async def lose(streams: DurableStreams, path: str, keep: int) -> None:
     """The store forgets all but so many records of a stream, as a failover to a replica that lagged behind does."""
     store: Any = streams._store
     job = await store.get(stream_id_of(path))
-    log = store._find(*job.key).log
-    del log._records[keep:]
-    log.last = keep
+    entry = store._find(*job.key)
+    del entry.log._records[keep:]
+    entry.log.last = keep
+    entry.set_metadata({LAST: entry_of(entry.log._records[-1]).nonce})
