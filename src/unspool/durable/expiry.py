@@ -12,6 +12,7 @@ from typing import Final
 
 from unspool.durable.cache import Known
 from unspool.durable.entries import Config
+from unspool.durable.forks import unborn
 from unspool.durable.names import LEASE, PREFIX, REPLICA
 from unspool.errors import Gone, NotFound
 from unspool.jobs import GenerationKey, Job, Status
@@ -78,4 +79,6 @@ class Expiry:
 
     def _left_behind(self, job: Job) -> bool:
         lifetime = job.metadata.extra or {}
-        return job.stream_id.startswith(PREFIX) and self._over(job, lifetime.get("ttl"), lifetime.get("expires_at"))
+        return job.stream_id.startswith(PREFIX) and (
+            unborn(job, self._clock()) or self._over(job, lifetime.get("ttl"), lifetime.get("expires_at"))
+        )

@@ -8,6 +8,9 @@ leaves a note of a fork that never came to be: whoever deletes the source finds 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 import msgspec
 
 from unspool.durable.cache import Cache, Known
@@ -16,10 +19,12 @@ from unspool.durable.errors import StreamConflict
 from unspool.durable.log import Logs, nonce
 from unspool.durable.state import State
 from unspool.errors import Fenced, Gone, NotFound
-from unspool.jobs import GenerationKey
+from unspool.jobs import GenerationKey, Job
 from unspool.manager import GenerationManager
 
 DEFAULT_TYPE = "application/octet-stream"
+_MAKING: Final = 60.0
+"""Seconds from the name of a stream to its first record, at most."""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,10 +70,11 @@ def matches(state: State, wish: Wish) -> bool:
 class Forks:
     """Who was forked from whom, and what may go."""
 
-    def __init__(self, manager: GenerationManager, cache: Cache, logs: Logs) -> None:
+    def __init__(self, manager: GenerationManager, cache: Cache, logs: Logs, clock: Callable[[], float]) -> None:
         self._manager = manager
         self._cache = cache
         self._logs = logs
+        self._clock = clock
 
     async def link(self, origin: Known, fork: Ref) -> None:
         """Note a fork. Raises StreamConflict for a source that was deleted, Fenced for one that is gone."""
@@ -82,25 +88,40 @@ class Forks:
 
     async def unlink(self, source: GenerationKey, fork: Ref) -> None:
         """A fork is gone, and so is its source, if that was deleted and this was the last one."""
+        known = await self._without(source, fork)
+        if known is not None:
+            await self.remove(known)
+
+    async def _without(self, source: GenerationKey, fork: Ref) -> Known | None:
+        """The source without this fork, where nothing needs it any more."""
         reached = self._cache.reached(source.stream_id)
         try:
             job = await self._manager.store.get(*source)
             if job.settled:
-                return
+                return None
             known = await self._cache.known(job, self._manager.replica.spawn, reached)
             await self._forget(known, fork)
         except (NotFound, Gone, Fenced):
-            return
-        if known.state.deleted and not known.state.forks:
-            await self.remove(known)
+            return None
+        return known if known.state.deleted and not known.state.forks else None
 
     async def _forget(self, known: Known, fork: Ref) -> None:
         entry = Entry(nonce=nonce(), fork=fork)
         await self._logs.put(known, UNLINKED, entry, None, lambda state: fork in state.forks)
 
     async def remove(self, known: Known) -> bool:
-        """Delete a stream; False when forks need what is in it, and it is only hidden until they are gone."""
-        parent = known.state.there.parent
+        """Delete a stream, and the deleted ones that only it needed; False when forks need what is in it, and it is
+        only hidden until they are gone."""
+        if not await self._end(known):
+            return False
+        while (parent := known.state.there.parent) is not None:
+            source = await self._without(parent.key, Ref(*known.key))
+            if source is None or not await self._end(source):
+                break
+            known = source
+        return True
+
+    async def _end(self, known: Known) -> bool:
         try:
             await self._logs.put(known, DELETED, Entry(nonce=nonce()), None, lambda state: not state.deleted)
             for fork in known.state.forks:
@@ -111,12 +132,19 @@ class Forks:
         if known.state.forks and not known.state.sealed:
             return False
         await self._logs.end(known)
-        if parent is not None:
-            await self.unlink(parent.key, Ref(*known.key))
         return True
 
     async def _is_there(self, fork: Ref) -> bool:
         try:
-            return not (await self._manager.store.get(*fork.key)).settled
+            job = await self._manager.store.get(*fork.key)
         except (NotFound, Gone):
             return False
+        if unborn(job, self._clock()):
+            await self._logs.end(Known(job))
+            return False
+        return not job.settled
+
+
+def unborn(job: Job, now: float) -> bool:
+    """Only a name and a number: whoever was making it did not come to the end of that."""
+    return not job.settled and not job.last_offset and now - job.created_at >= _MAKING

@@ -94,7 +94,7 @@ class DurableStreams:
         self._cache = Cache(manager.store, self.options.states)
         self.shared = Shared()
         self._logs = Logs(manager, self._cache)
-        self._forks = Forks(manager, self._cache, self._logs)
+        self._forks = Forks(manager, self._cache, self._logs, clock)
         self._expiry = Expiry(manager.store, clock)
 
     def __repr__(self) -> str:
@@ -307,7 +307,9 @@ class DurableStreams:
         try:
             known = await self._known(job)
             config = known.state.config
-            if config is not None and not known.state.deleted and self._expiry.over(job, config):
+            if config is None:
+                await self._logs.end(known)
+            elif not known.state.deleted and self._expiry.over(job, config):
                 await self._forks.remove(known)
         except (NotFound, Gone):
             pass  # somebody else was faster

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.durable.kit import ME, TEXT, read_all, replicas, text, within
+from tests.unit.durable.kit import ME, TEXT, Clock, read_all, replicas, text, within
 from unspool.durable import Fork, Wish
 from unspool.durable.entries import Ref
 from unspool.durable.errors import StreamConflict, StreamDeleted
+from unspool.durable.names import new_log, stream_id_of
 from unspool.errors import NotFound
 from unspool.jobs import ANYONE
 
@@ -86,11 +87,43 @@ def test_forking_and_deleting_at_once(seed: int) -> None:
     asyncio.run(go())
 
 
-async def test_a_note_of_a_fork_that_never_came_to_be_holds_nothing() -> None:
-    async with replicas(1) as (streams,):
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_note_of_a_fork_that_never_came_to_be_holds_nothing(named: bool) -> None:
+    """A replica died while it made the fork: before it had a name, or before it had a first record."""
+    clock = Clock()
+    async with replicas(1, clock=clock) as (streams,):
         await streams.create("p", ME, TEXT)
+        if named:
+            await streams._store.create(new_log(stream_id_of("q"), ME, 0))
         known = await streams._find("p", ME)
-        await streams._forks.link(known, Ref("§ds:never", 1))
+        await streams._forks.link(known, Ref(stream_id_of("q"), 1))
+        clock.now += 61
         await streams.delete("p", ME)
         with pytest.raises(NotFound):
             await streams.read("p", ME, 0)
+        assert await streams._manager.jobs(user=ANYONE) == []
+        assert (await streams.create("q", ME, TEXT)).created
+
+
+async def test_a_fork_that_is_being_made_holds_its_source() -> None:
+    clock = Clock()
+    async with replicas(1, clock=clock) as (streams,):
+        await streams.create("p", ME, TEXT)
+        await streams._store.create(new_log(stream_id_of("q"), ME, 0))
+        known = await streams._find("p", ME)
+        await streams._forks.link(known, Ref(stream_id_of("q"), 1))
+        clock.now += 30
+        await streams.delete("p", ME)
+        with pytest.raises(StreamDeleted):
+            await streams.read("p", ME, 0)
+
+
+async def test_a_long_line_of_forks_goes_at_once() -> None:
+    async with replicas(1) as (streams,):
+        await streams.create("0", ME, TEXT, b"x")
+        for number in range(1, 500):
+            await streams.create(f"{number}", ME, Wish(fork=Fork(f"{number - 1}")))
+            await streams.delete(f"{number - 1}", ME)
+        assert (await read_all(streams, "499"))[0] == [b"x"]
+        await streams.delete("499", ME)
+        assert await streams._manager.jobs(user=ANYONE) == []

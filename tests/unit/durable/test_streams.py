@@ -28,6 +28,7 @@ from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, DurableOptions, DurableStreams, Fork, Wish
 from unspool.durable.cache import Cache
 from unspool.durable.errors import ProducerFenced, StreamConflict, StreamFull
+from unspool.durable.names import new_log, stream_id_of
 from unspool.errors import BadRequest, NotFound, ViewerReleased
 from unspool.jobs import ANYONE, Owner
 from unspool.testing.faults import FaultyStore
@@ -275,7 +276,8 @@ async def test_streams_that_nobody_uses_are_swept() -> None:
     clock = Clock()
     async with replicas(2, clock=clock) as (one, two):
         await one.create("old", ME, Wish(content_type="text/plain", ttl=10))
-        clock.now += 20
+        await one._store.create(new_log(stream_id_of("unborn"), ME, 0))  # its replica died there
+        clock.now += 61
         await two.create("new", ME, TEXT)  # a replica that has never seen the old one
         manager = two._manager
         async with asyncio.timeout(5):

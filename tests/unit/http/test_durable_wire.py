@@ -65,7 +65,7 @@ def test_what_no_stream_is_made_of(headers: dict[str, str]) -> None:
         {"producer-id": "", "producer-epoch": "0", "producer-seq": "0"},
         {"producer-id": "a", "producer-epoch": "-1", "producer-seq": "0"},
         {"producer-id": "a", "producer-epoch": "0", "producer-seq": str(2**53)},
-        {"stream-seq": ""},
+        {"producer-id": "a" * 257, "producer-epoch": "0", "producer-seq": "0"}, {"stream-seq": ""},
     ],
 )  # fmt: skip
 def test_what_is_no_append(headers: dict[str, str]) -> None:

@@ -49,6 +49,8 @@ _TOLD: Final = {
 }
 _WHOLE: Final = re.compile(r"0|[1-9]\d{0,15}", re.ASCII)
 _SAFE: Final = 2**53 - 1
+_NAME: Final = 256
+"""Characters of a producer's id: a stream remembers thousands of them."""
 _LINE: Final = re.compile(r"\r\n|\r|\n")
 
 
@@ -126,6 +128,8 @@ def _producer(headers: Headers) -> Producer | None:
         return None
     if not name or epoch is None or seq is None:
         raise BadRequest("Producer-Id, Producer-Epoch and Producer-Seq belong together", field="Producer-Id")
+    if len(name) > _NAME:
+        raise BadRequest(f"Producer-Id has {_NAME} characters at most", field="Producer-Id")
     return Producer(name, whole("Producer-Epoch", epoch), whole("Producer-Seq", seq))
 
 
