@@ -13,7 +13,6 @@ from tests.unit.durable.kit import (
     JSON,
     ME,
     TEXT,
-    Clock,
     created,
     insist,
     message,
@@ -26,9 +25,7 @@ from tests.unit.durable.kit import (
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, DurableOptions, DurableStreams, Fork, Wish
-from unspool.durable.cache import Cache
 from unspool.durable.errors import ProducerFenced, StreamConflict, StreamFull
-from unspool.durable.names import new_log, stream_id_of
 from unspool.errors import BadRequest, NotFound, ViewerReleased
 from unspool.jobs import ANYONE, Owner
 from unspool.testing.faults import FaultyStore
@@ -77,6 +74,14 @@ async def test_an_append_whose_answer_was_lost_is_there_once() -> None:
         store.after = 0.0
         assert (await within(appending)).fresh
         assert (await read_all(mine, "p"))[0] == (await read_all(other, "p"))[0] == [b"a", b"b"]
+
+
+async def test_equal_appends_are_not_taken_for_one() -> None:
+    """Of those who write the same at the same place at once, each finds out whether it is its own that stands there."""
+    async with replicas(2, seed=7, delay=0.001) as both:
+        await created(both[0])
+        await within(asyncio.gather(*(both[n % 2].append("p", ME, text("same;")) for n in range(40))))
+        assert (await read_all(both[0], "p"))[0] == [b"same;"] * 40
 
 
 async def test_offsets_are_unique() -> None:
@@ -251,55 +256,6 @@ async def test_it_is_somebodys() -> None:
         assert await manager.active(user="u-1") == []
         assert await manager.jobs(user="u-1") == []
         assert len(await manager.jobs(user=ANYONE)) == 1
-
-
-async def test_lifetimes() -> None:
-    clock = Clock()
-    async with replicas(2, clock=clock) as (one, two):
-        await one.create("sliding", ME, Wish(content_type="text/plain", ttl=10), b"x")
-        await one.create("fixed", ME, Wish(content_type="text/plain", expires_at=clock.now + 15), b"x")
-        clock.now += 8
-        await two.read("sliding", ME, 0)
-        await two.head("fixed", ME)
-        clock.now += 8
-        await one.head("sliding", ME)  # is no use of it
-        with pytest.raises(NotFound):
-            await two.read("fixed", ME, 0)
-        await one.append("sliding", ME, text("y"))
-        clock.now += 10
-        with pytest.raises(NotFound):
-            await two.append("sliding", ME, text("z"))
-        assert (await two.create("sliding", ME, TEXT)).created
-
-
-async def test_streams_that_nobody_uses_are_swept() -> None:
-    clock = Clock()
-    async with replicas(2, clock=clock) as (one, two):
-        await one.create("old", ME, Wish(content_type="text/plain", ttl=10))
-        await one._store.create(new_log(stream_id_of("unborn"), ME, 0))  # its replica died there
-        clock.now += 61
-        await two.create("new", ME, TEXT)  # a replica that has never seen the old one
-        manager = two._manager
-        async with asyncio.timeout(5):
-            while len(await manager.jobs(user=ANYONE)) > 1:
-                await asyncio.sleep(0.001)
-
-
-async def test_a_sweep_survives_what_others_delete_meanwhile() -> None:
-    clock = Clock()
-    async with replicas(1, clock=clock) as (streams,):
-        for number in range(3):
-            await streams.create(f"old{number}", ME, Wish(content_type="text/plain", ttl=10))
-        await asyncio.sleep(0)  # the sweep that the first of them has set off
-        clock.now += 20
-        overdue = await streams._expiry.overdue()
-        assert {job.stream_id for job in overdue} == {"§ds:old0", "§ds:old1", "§ds:old2"}
-        with pytest.raises(NotFound):
-            await streams.read("old1", ME, 0)  # which deletes it
-        streams._cache = Cache(streams._store, 10)  # as on a replica that has not seen them
-        for job in overdue:
-            await streams._end_if_over(job)
-        assert await streams._manager.jobs(user=ANYONE) == []
 
 
 async def test_bounds() -> None:

@@ -20,7 +20,6 @@ from unspool.durable import token
 from unspool.http import Identity
 from unspool.http.dialects.durable_live import LiveOptions
 from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
-from unspool.jobs import ANYONE
 from unspool.producer import Generation
 from unspool.sse import Decoder
 
@@ -106,9 +105,50 @@ async def test_bodies_and_verbs_have_bounds(serving: Serving) -> None:
         assert (await here.client.put("/v1/stream/a", headers=TEXT, content=b"x" * 100)).status_code == 201
         refused = await here.client.post("/v1/stream/a", headers=TEXT, content=b"x" * 101)
         assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+
+        async def unannounced() -> AsyncGenerator[bytes]:
+            for _ in range(11):
+                yield b"x" * 10
+
+        refused = await here.client.post("/v1/stream/a", headers=TEXT, content=unannounced())
+        assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
         patch = await here.client.patch("/v1/stream/a")
         assert (patch.status_code, patch.headers["allow"]) == (405, "GET, HEAD, POST, PUT, DELETE")
         assert (await here.client.put("/v1/stream/__ds/x", headers=TEXT)).status_code == 404
+
+
+async def test_what_a_client_has_is_known_by_its_tag(serving: Serving) -> None:
+    """Until there is more, or the stream is closed, or another one stands at its path."""
+    async with served(serving) as here:
+
+        async def tag(known: str = "") -> str:
+            answer = await here.client.get("/v1/stream/a?offset=-1", headers={"if-none-match": known})
+            assert (answer.status_code == 304) == (answer.headers["etag"] == known)
+            return answer.headers["etag"]
+
+        tags = [""]
+        for content, closed in ((b"x", "false"), (b"y", "false"), (b"", "true")):
+            if len(tags) == 1:
+                await here.client.put("/v1/stream/a", headers=TEXT, content=content)
+            else:
+                await here.client.post("/v1/stream/a", headers={**TEXT, "stream-closed": closed}, content=content)
+            tags.append(await tag(tags[-1]))
+            assert await tag(tags[-1]) == tags[-1]
+        await here.client.delete("/v1/stream/a")
+        await here.client.put("/v1/stream/a", headers=TEXT, content=b"x")
+        await here.client.post("/v1/stream/a", headers={**TEXT, "stream-closed": "true"}, content=b"z")
+        tags.append(await tag(tags[-1]))
+        assert len(set(tags)) == 5
+
+
+async def test_bytes_travel_as_base64_and_that_is_said(serving: Serving) -> None:
+    async with served(serving) as here:
+        for path, content_type, said in (
+            ("a", "application/octet-stream", "base64"), ("b", "text/plain", None), ("c", "application/json", None),
+        ):  # fmt: skip
+            await here.client.put(f"/v1/stream/{path}", headers={"content-type": content_type, "stream-closed": "true"})
+            answer = await here.client.get(f"/v1/stream/{path}?offset=-1&live=sse")
+            assert answer.headers.get("stream-sse-data-encoding") == said
 
 
 async def test_an_event_stream_ends_and_is_gone_on_with(serving: Serving) -> None:
@@ -159,26 +199,6 @@ async def test_readers_who_leave_are_forgotten(serving: Serving) -> None:
             async with asyncio.timeout(10):
                 while here.manager.replica.viewers:
                     await asyncio.sleep(0.001)
-
-
-async def test_following_keeps_a_stream(serving: Serving) -> None:
-    """It is used for as long as somebody follows it, though nothing is appended; that it is looked at is no use."""
-    async with served(serving) as here:
-        await here.client.put("/v1/stream/a", headers={**JSON, "stream-ttl": "1"}, content=b"[1]")
-        following = asyncio.create_task(here.follow("/v1/stream/a?offset=-1&live=sse"))
-        while not here.manager.replica.viewers:
-            await asyncio.sleep(0.001)
-        uses: set[float] = set()
-        async with asyncio.timeout(10):
-            while len(uses) < 3:  # as it was when this began, and twice since
-                await here.client.head("/v1/stream/a")
-                (job,) = await here.manager.jobs(user=ANYONE)
-                uses.add(job.lease.expires_at)
-        assert max(uses) - min(uses) < 1.0
-        closed = await here.client.post("/v1/stream/a", headers={"stream-closed": "true"})
-        assert closed.status_code == 204
-        events, ended = await following
-        assert (events[-1][1]["streamClosed"], ended) == (True, True)
 
 
 async def test_a_reader_that_does_not_read_is_cut_off(serving: Serving) -> None:
