@@ -26,6 +26,7 @@ from unspool.http.dialects.ai_sdk import UIMessageStream
 from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import NewJob
 from unspool.sse import native_frame
+from unspool.testing.flowing import flow
 
 EVENTS: Final = 2000
 _KEY: Final = GenerationKey("s", 1)
@@ -51,7 +52,7 @@ async def _talk(count: int, *, parts: int, viewers: int) -> None:
         async def view() -> None:
             async with await manager.view("s") as viewer:
                 while await viewer.frames(native_frame) is not None:
-                    await viewer.flow(native_frame, lambda _: True)
+                    await flow(viewer, native_frame, lambda _: True)
 
         await asyncio.gather(*(view() for _ in range(viewers)))
 
@@ -112,9 +113,9 @@ class Loop(NamedTuple):
 
 
 LOOPS: Final = {
-    "emit": Loop(emit, 835),
-    "fan": Loop(fan, 995),
-    "merge": Loop(merge, 375),
+    "emit": Loop(emit, 795),
+    "fan": Loop(fan, 945),
+    "merge": Loop(merge, 296),
     "append": Loop(append, 31),
     "fold": Loop(fold, 132),
     "frame": Loop(frame, 40),

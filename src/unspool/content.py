@@ -141,24 +141,25 @@ class Fold:
 
     def snapshot(self) -> Snapshot:
         """A copy of the content as it is now."""
+        return Snapshot(**msgspec.to_builtins(self.view()))
+
+    def view(self) -> Snapshot:
+        """The same without copying anything, for whoever encodes it at once: it changes with the fold."""
         self._join()
-        return msgspec.json.decode(self.dump(), type=Snapshot)
+        return Snapshot(
+            offset=self.offset,
+            parts=self._parts,
+            steps=list(self._steps.values()),
+            usage=self._usage,
+            prompts=list(self._prompts.values()),
+            approvals=list(self._approvals.values()),
+            steering=list(self._steering.values()),
+            title=self.title,
+        )
 
     def dump(self) -> bytes:
         """JSON from which `load` makes an equal fold."""
-        self._join()
-        return _encode(
-            {
-                "offset": self.offset,
-                "parts": self._parts,
-                "steps": list(self._steps.values()),
-                "usage": self._usage,
-                "prompts": list(self._prompts.values()),
-                "approvals": list(self._approvals.values()),
-                "steering": list(self._steering.values()),
-                "title": self.title,
-            }
-        )
+        return _encode(self.view())
 
     @classmethod
     def load(cls, state: bytes) -> Fold:

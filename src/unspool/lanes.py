@@ -21,26 +21,27 @@ PIECE: Final = 256 * 1024
 class Lane:
     """Frames for records from `first` on. `encode` is called for one record after the other."""
 
-    __slots__ = ("_counts", "encode", "first", "frames", "latest")
+    __slots__ = ("_counts", "after", "encode", "first", "frames", "next", "piece", "upto")
 
     def __init__(self, encode: Encoder, first: int) -> None:
         self.encode = encode
         self.first = first
+        self.next = first  # the offset of the first record that is not encoded yet
         self.frames: list[bytes] = []
-        self.latest: tuple[int, int, tuple[bytes, int]] = (-1, -1, (b"", -1))  # what was joined last: after, up to
+        self.piece = (b"", -1)  # what was joined last, and the offset that it reaches
+        self.after = self.upto = -1  # where it began, and the last record that there was then
         self._counts: list[int] | None = [encode.projection.count] if isinstance(encode, Projector) else None
-
-    @property
-    def next(self) -> int:
-        """The offset of the first record that is not encoded yet."""
-        return self.first + len(self.frames)
 
     def extend(self, key: GenerationKey, records: Sequence[Record]) -> None:
         """Encode the next records."""
+        self.next += len(records)
+        encode, counts = self.encode, self._counts
+        if counts is None:
+            self.frames += [encode(key, record) if not record.internal else b"" for record in records]
+            return
         for record in records:
-            self.frames.append(encoded(self.encode, key, record))
-            if self._counts is not None:
-                self._counts.append(self.encode.projection.count)  # pyright: ignore[reportFunctionMemberAccess]
+            self.frames.append(encode(key, record))
+            counts.append(encode.projection.count)  # pyright: ignore[reportFunctionMemberAccess]
 
     def drop_before(self, first: int) -> None:
         """Forget frames of older records."""
@@ -55,11 +56,13 @@ class Lane:
 
         It is kept: those who stand at the same place get the very same bytes.
         """
-        start = after + 1 - self.first
-        data, count = join(self.frames[start:] if start else self.frames)
-        joined = data, after + count
-        self.latest = (after, self.next - 1, joined)
-        return joined
+        if after == self.next - 2:
+            data, count = self.frames[-1], 1
+        else:
+            data, count = join(self.frames[after + 1 - self.first :])
+        self.after, self.upto = after, self.next - 1
+        self.piece = piece = data, after + count
+        return piece
 
     def find(self, position: int) -> int | None:
         """The offset after which the dialect's own position is this one; None where that is not known here."""
@@ -84,8 +87,6 @@ def lane_of(encode: Encoder) -> Encoder | type[Projection]:
 
 def join(frames: Sequence[bytes]) -> tuple[bytes, int]:
     """Frames from the first on in one piece, until it is large enough, and how many they are."""
-    if len(frames) == 1:
-        return frames[0], 1
     size = count = 0
     for frame in frames:
         size += len(frame)

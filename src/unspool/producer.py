@@ -22,7 +22,7 @@ from unspool.events import DELTAS, Event, check_event, check_marks, check_text, 
 from unspool.jobs import GenerationKey, Job, Metadata, Status
 from unspool.sources import Graph, Sources
 from unspool.terminals import Completed
-from unspool.writer import LogWriter
+from unspool.writer import LogWriter, Part
 
 if TYPE_CHECKING:
     from unspool.billing import Metered
@@ -55,7 +55,7 @@ class Generation:
         self._writer = writer
         self._snapshot = snapshot
         self._billing = billing
-        self._open_parts: dict[str | None, tuple[str, str]] = {}  # agent → the part that its deltas go on with
+        self._open_parts: dict[str | None, Part] = {}  # agent → the part that its deltas go on with
         self._parts = 0
         self._calls: dict[tuple[str, str], int] = {}
         self._pending_approvals: set[str] = set()
@@ -113,13 +113,16 @@ class Generation:
     async def text(self, text: str, **marks: str) -> None:
         """Emit a piece of text. `marks`: `part_id`, `agent`, `group`, `step`; without a part id it goes on with the
         part that the agent's last delta went to."""
-        self._refuse_when_stopping(events.TEXT_DELTA)
+        if self.stopping.is_set():
+            self._refuse_when_stopping(events.TEXT_DELTA)
         if marks:
             check_marks(events.TEXT_DELTA, marks)
             self._put_delta(events.TEXT_DELTA, {"text": text, **marks}, False)
         else:
-            part_id = self._place(events.TEXT_DELTA, None, None)
-            self._writer.put_delta(events.TEXT_DELTA, part_id, check_text(text), _NO_MARKS, False)
+            part = self._open_parts.get(None)
+            if part is None or part.type != events.TEXT_DELTA or part.marks or part.internal:
+                part = self._part(events.TEXT_DELTA, None, None, _NO_MARKS, False)
+            self._writer.put_delta(part, check_text(text))
         if self._writer.full:
             await self._writer.room()
 
@@ -274,26 +277,31 @@ class Generation:
     def _put_delta(self, kind: str, data: Mapping[str, Any], internal: bool) -> None:
         name = DELTAS[kind]
         marks = {field: value for field, value in data.items() if field not in ("text", name, "internal")}
-        if marks:
-            encode_data(marks, where=f"data of {kind!r}")
         text = check_text(data["text"])
         if kind == events.TOOL_ARGS_DELTA:
-            self._writer.put_delta(kind, check_text(data["call_id"]), text, marks, internal)
-            return
-        part_id = self._place(kind, data.get("agent"), data.get("part_id"))
-        self._writer.put_delta(kind, part_id, text, marks, internal)
+            encode_data(marks, where=f"data of {kind!r}")
+            part = Part(kind, check_text(data["call_id"]), marks, internal)
+        else:
+            part = self._part(kind, data.get("agent"), data.get("part_id"), marks, internal)
+        self._writer.put_delta(part, text)
 
-    def _place(self, kind: str, agent: str | None, part_id: str | None) -> str:
+    def _part(
+        self, kind: str, agent: str | None, part_id: str | None, marks: Mapping[str, Any], internal: bool
+    ) -> Part:
         """The part that a delta belongs to: the one that it names, else the one that its agent's last delta went to."""
         opened = self._open_parts.get(agent)
-        if opened is not None and opened[0] == kind and (part_id is None or part_id == opened[1]):
-            return opened[1]
+        if opened is not None and opened.type == kind and (part_id is None or part_id == opened.id):
+            if opened.marks == marks and opened.internal is internal:
+                return opened
+            part_id = opened.id
+        if marks:
+            encode_data(marks, where=f"data of {kind!r}")
         if part_id is None:
             self._parts += 1
             # What an earlier attempt began is not gone on with: nobody knows what it was about to say.
             part_id = f"p{self._parts}" if self.attempt == 1 else f"p{self.attempt}.{self._parts}"
-        self._open_parts[agent] = (kind, part_id)
-        return part_id
+        part = self._open_parts[agent] = Part(kind, part_id, marks, internal)
+        return part
 
     def _capture(self, kind: str, data: Mapping[str, Any], payload: bytes) -> None:
         """What an event says about the whole job goes into its record, in the same append."""

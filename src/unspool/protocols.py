@@ -7,7 +7,7 @@ may raise StoreUnavailable; whoever calls may then call again with the same argu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -187,6 +187,18 @@ class JobStore(Protocol):
 
     async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
         """Delete what was settled longer ago than this many seconds (completed ones have their own figure)."""
+        ...
+
+
+@runtime_checkable
+class AtOnce(Protocol):
+    """A JobStore that an append need not wait for, as one in the memory of the process: nobody does then."""
+
+    def append_at_once(
+        self, key: GenerationKey, epoch: int, records: Sequence[Record], *, metadata: Mapping[str, Any] | None = None,
+        status: Status | None = None,
+    ) -> None:  # fmt: skip
+        """As `JobStore.append`."""
         ...
 
 

@@ -19,6 +19,7 @@ from unspool.settlement import Settler
 from unspool.tail import Tail
 from unspool.tasks import Tasks
 from unspool.terminals import INTERRUPTED, Aborted, Failed
+from unspool.turns import Turns
 from unspool.viewer import End, Viewer
 
 _log = logging.getLogger("unspool")
@@ -51,6 +52,7 @@ class Replica:
         self.viewers: dict[Viewer, None] = {}  # released in the order in which they came
         self.closing = False
         self._closed = False
+        self._turns = Turns()
         self._creations: dict[asyncio.Future[None], None] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -157,8 +159,9 @@ class Replica:
 
     def _own(self, job: Job, tail: Tail) -> Run:
         run = Run(
-            job, tail, self.store, self.channel, self.settler, self.options, self.tasks, self.billing, self._disown
-        )
+            job, tail, self.store, self.channel, self.settler, self.options, self.tasks, self.billing, self._turns,
+            self._disown,
+        )  # fmt: skip
         self.runs[job.key] = run
         return run
 

@@ -55,7 +55,7 @@ def resume_state(job: Job, snapshot: Snapshot) -> ResumeState:
 
 def sync_record(job: Job, snapshot: Snapshot, reason: str | None) -> Record:
     """A snapshot in the place of records 1..offset. `reason`: why it was sent unasked (`trimmed`)."""
-    state = msgspec.to_builtins(resume_state(job, snapshot))
+    payload = encode_data(resume_state(job, snapshot))
     if reason is not None:
-        state["reason"] = reason
-    return Record(snapshot.offset, SYNC, encode_data(state))
+        payload = b'%b,"reason":%b}' % (payload[:-1], encode_data(reason))
+    return Record(snapshot.offset, SYNC, payload)

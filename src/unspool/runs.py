@@ -21,6 +21,7 @@ from unspool.settlement import Settler, until_available
 from unspool.tail import Tail
 from unspool.tasks import RunFunction, Tasks
 from unspool.terminals import Aborted, Failed, Verdict
+from unspool.turns import Turns
 from unspool.writer import LogWriter
 
 _log = logging.getLogger("unspool")
@@ -39,6 +40,7 @@ class Run:
         options: Options,
         tasks: Tasks,
         billing: Billing,
+        turns: Turns,
         finished: Callable[[Run], None],
     ) -> None:
         self.job = job
@@ -46,7 +48,8 @@ class Run:
         self.done = asyncio.Event()
         self.lost = False
         self.cancelled = False  # we cancelled the task; nobody else did
-        self.started_at = self.active_at = asyncio.get_running_loop().time()
+        self._time = asyncio.get_running_loop().time
+        self.started_at = self.active_at = self._time()
         self._store = store
         self._channel = channel
         self._settler = settler
@@ -57,10 +60,10 @@ class Run:
         self._stop: Verdict | None = None
         self._ended: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
         self._grace: asyncio.TimerHandle | None = None
-        self._checkpointed = 0
+        self._due = self._next_due(0)
         self._keeper: asyncio.Task[None] | None = None
         self._writer = LogWriter(
-            store, job.key, job.lease.epoch, self._publish, self._on_lost, self._held,
+            store, job.key, job.lease.epoch, self._publish, self._on_lost, self._held, turns,
             last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
         )  # fmt: skip
         self.generation = Generation(job, self._writer, tail.snapshot, billing)
@@ -185,22 +188,26 @@ class Run:
         return self.tail.slice(after, limit=self._options.window)
 
     def _publish(self, records: Sequence[Record]) -> None:
-        self.active_at = asyncio.get_running_loop().time()
+        self.active_at = self._time()
         totals = self._settler.totals
         totals["appends"] += 1
         totals["records"] += len(records)
         self.tail.accept(records)
-        self._channel.publish(Hint(self.key, records[-1].offset, records))
-        due = max(self._options.checkpoint_every, min(self._writer.last, self._options.log_records) // 8)
-        if self._writer.last - self._checkpointed >= due and self._keeper is None:
+        last = records[-1].offset
+        self._channel.publish(Hint(self.key, last, records))
+        if last >= self._due and self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name=f"checkpoint {self.key}")
+
+    def _next_due(self, covered: int) -> int:
+        """The offset from which a checkpoint is due again: a long log has fewer of them."""
+        return covered + max(self._options.checkpoint_every, min(covered // 7, self._options.log_records // 8))
 
     async def _keep(self) -> None:
         """Save a checkpoint, and trim what it covers of a log beyond its bound."""
         try:
             offset, state = await self.tail.dump(self.job)
             await self._store.save_checkpoint(self.key, self.epoch, Checkpoint(offset, state))
-            self._checkpointed = offset
+            self._due = self._next_due(offset)
             surplus = self._writer.last - self._options.log_records
             if surplus > 0:
                 await self._store.trim(self.key, self.epoch, min(surplus, offset))

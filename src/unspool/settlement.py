@@ -55,7 +55,9 @@ class Settler:
         if job.settled:
             self.announce(tail, job)
             return Sealed(job, won=False)
-        snapshot = await step(lambda: tail.snapshot(job.last_offset))
+        snapshot = Snapshot()
+        if epoch > 1 or not isinstance(verdict, Completed) or self._hooks.settled:  # else nobody looks at it
+            snapshot = await step(lambda: tail.snapshot(job.last_offset))
         if epoch > 1 and await self._tell_costs(job, epoch, snapshot, tail):
             job = await step(lambda: self._store.get(*key))
             snapshot = await step(lambda: tail.snapshot(job.last_offset))

@@ -10,31 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from unspool.content import Fold, Snapshot
 from unspool.errors import Gone, NotFound, StoreUnavailable
-from unspool.events import Record
-from unspool.jobs import GenerationKey, Job
+from unspool.events import TERMINAL, Record
+from unspool.followers import Followers
+from unspool.jobs import GenerationKey, Job, Status
 from unspool.lanes import Encoder, Lane, lane_of
 from unspool.projection import P, Projection, Projector, stored
 from unspool.protocols import Hint, JobStore, Page
 from unspool.resume import sync_record
-
-
-class Follower(Protocol):
-    """Who is told when a log has changed."""
-
-    def changed(self) -> None:
-        """There may be more. Must not raise."""
-        ...
-
-    def rewound(self, to: int) -> None:
-        """What comes after this offset is not what was read: the store has lost records. Must not raise."""
-        ...
-
 
 PAGE: Final = 512
 """Records that one read of the store asks for."""
@@ -49,7 +37,7 @@ class Tail:
         self.held = last
         self.sealed = False
         self.local = False  # the producer is here and feeds this tail itself
-        self.viewers: dict[Follower, None] = {}  # told in the order in which they came
+        self.viewers = Followers()
         self.idle_since = 0.0
         self.synced = False
         self._store = store
@@ -63,6 +51,7 @@ class Tail:
         self._projected: dict[type[Projection], Projection] = {}  # of the records that a checkpoint covers
         self._fold = Fold()
         self._sync: Record | None = None
+        self._sync_kind: tuple[int, Status, str | None] | None = None  # offset, status and reason in it
         self._sync_frames: dict[Encoder, bytes] = {}  # of that very record
         self._repair: asyncio.Task[None] | None = None
         self._doubt = False  # somebody said something else than is held here
@@ -79,25 +68,30 @@ class Tail:
         they are not what is held."""
         if not records:
             return True
-        first, final = records[0].offset, records[-1].offset
-        self.last = max(self.last, final)
-        if first <= self.held and not self._agrees(records):
-            self._doubt = True
-            return False
-        if final <= self.held:
-            return True
-        if first > self.held + 1:
-            return False
-        fresh = records[self.held + 1 - first :]
-        self._records.extend(fresh)
-        self._bytes += sum(len(record.payload) for record in fresh)
-        self.held = final
-        if fresh[-1].terminal:
+        if records[0].offset != self.held + 1:
+            final = records[-1].offset
+            self.last = max(self.last, final)
+            if records[0].offset <= self.held and not self._agrees(records):
+                self._doubt = True
+                return False
+            if final <= self.held:
+                return True
+            if records[0].offset > self.held + 1:
+                return False
+            records = records[self.held + 1 - records[0].offset :]
+        self._records += records
+        for record in records:
+            self._bytes += len(record.payload)
+        newest = records[-1]
+        self.held = newest.offset
+        if self.held > self.last:  # noqa: PLR1730  (this is where every event passes)
+            self.last = self.held
+        if newest.type in TERMINAL:
             self.sealed = True
             self._settled.set()
         if len(self._records) > self._window or self._bytes > self._window_bytes:
             self._evict()
-        self.wake()
+        self.viewers.tell()
         return True
 
     def _agrees(self, records: Sequence[Record]) -> bool:
@@ -143,9 +137,8 @@ class Tail:
         lane = self._lanes.get(encode) or self._lanes.get(lane_of(encode)) or self._lane(encode, after)
         if lane is None or after + 1 < lane.first:
             return None
-        latest = lane.latest
-        if latest[0] == after and latest[1] == self.held:  # nearly all viewers stand at the same place
-            return latest[2]
+        if lane.after == after and lane.upto == self.held:  # nearly all viewers stand at the same place
+            return lane.piece
         if lane.next <= self.held:
             lane.extend(self.key, self._records[lane.next - self._first :])
         return lane.joined(after)
@@ -183,11 +176,7 @@ class Tail:
         """The log is sealed, and nothing comes after this offset."""
         return self.sealed and offset >= self.held
 
-    # waking
-
-    def wake(self) -> None:
-        for viewer in list(self.viewers):
-            viewer.changed()
+    # waiting
 
     async def wait_settled(self, seconds: float) -> bool:
         """True when the log is sealed within that time."""
@@ -227,7 +216,7 @@ class Tail:
                 page = await self.read(self.held)
             except (NotFound, Gone) as error:
                 self.gone = error
-                self.wake()
+                self.viewers.tell()
                 raise
             if page.sealed and page.last_offset <= self.held:
                 self.rewind(page.last_offset - 1)
@@ -266,7 +255,7 @@ class Tail:
         for viewer in list(self.viewers):
             viewer.rewound(to)
         self._begin_at(to + 1)
-        self.wake()
+        self.viewers.tell()
 
     def _begin_at(self, first: int) -> None:
         """Hold nothing before this offset."""
@@ -299,6 +288,10 @@ class Tail:
 
     async def snapshot(self, at_least: int = 0) -> Snapshot:
         """The content folded from records 1..k, where k is the last one known, or `at_least`, the terminal excepted."""
+        await self._fold_on(at_least)
+        return self._fold.snapshot()
+
+    async def _fold_on(self, at_least: int = 0) -> None:
         target = max(self.last, at_least)
         while self._fold.offset < target:
             held = self.slice(self._fold.offset, limit=len(self._records))
@@ -315,7 +308,6 @@ class Tail:
             self._advance(held)
             if held[-1].terminal:
                 break
-        return self._fold.snapshot()
 
     async def _leap(self) -> bool:
         checkpoint = await self._store.checkpoint(self.key)
@@ -326,7 +318,7 @@ class Tail:
 
     async def dump(self, job: Job) -> tuple[int, bytes]:
         """The fold, and where the dialects stand that are kept: serialised, with the offset that they cover."""
-        await self.snapshot()
+        await self._fold_on()
         offset, state = self._fold.offset, self._fold.dump()
         states: dict[str, msgspec.Raw] = {}
         for kind in self._kept.values():
@@ -361,11 +353,10 @@ class Tail:
         """A `sync` record of the content now. Viewers who join at the same offset share one."""
         job = await self._store.get(*self.key)
         self.last = max(self.last, job.last_offset)
-        snapshot = await self.snapshot()
-        if reason is not None or job.settled:
-            return sync_record(job, snapshot, reason)
-        if self._sync is None or self._sync.offset != snapshot.offset:
-            self._sync = sync_record(job, snapshot, None)
+        await self._fold_on()
+        kind = self._fold.offset, job.status, reason
+        if self._sync is None or self._sync_kind != kind:
+            self._sync, self._sync_kind = sync_record(job, self._fold.view(), reason), kind
             self._sync_frames.clear()
         return self._sync
 

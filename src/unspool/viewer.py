@@ -22,6 +22,9 @@ _PAUSE: Final = 0.5
 """Seconds between two looks at a store that is away: a viewer stays, and goes on when it is back."""
 
 
+Woken = Callable[[Exception | None], None]
+
+
 class End(StrEnum):
     """How a subscription ended."""
 
@@ -47,6 +50,7 @@ class Viewer:
         "_sync",
         "_sync_reason",
         "_waiter",
+        "_woken",
         "_write",
         "end",
         "position",
@@ -60,8 +64,9 @@ class Viewer:
         self._sync_reason: str | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._poked = False
-        self._encode: Encoder | None = None  # both while `flow` waits
+        self._encode: Encoder | None = None  # all three while it is parked
         self._write: Callable[[bytes], bool] | None = None
+        self._woken: Woken | None = None
         self.position = after
         self.end: End | None = None
 
@@ -144,31 +149,40 @@ class Viewer:
                 return b""
         return None
 
-    async def flow(self, encode: Encoder, write: Callable[[bytes], bool]) -> bool:
-        """Hand what comes to `write` in the very step in which it is there, without the turn of a task.
+    def park(self, encode: Encoder, write: Callable[[bytes], bool], woken: Woken) -> bool:
+        """Hand what comes to `write` in the very step in which it is there, as long as nothing else is due than held
+        frames and `write` takes them: nobody need wait meanwhile, and no task is there for it.
 
-        Returns as soon as something else is due than held frames, or `write` took none of them (False): call `frames`,
-        which misses nothing. False when poked. What `write` raises is raised here.
+        `woken` is called once, when that is over: call `frames`, which misses nothing. It gets what `write` raised.
+        False when it is over at once: then `woken` is not called.
         """
         self._encode, self._write = encode, write
-        try:
-            return await self._wait() if self._flows() else True
-        finally:
+        if not self._flows():
             self._encode = self._write = None
+            return False
+        self._woken = woken
+        if self.tail.held < self.tail.last:
+            self.tail.repair_soon()
+        return True
 
     def changed(self) -> None:
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            return
-        try:
-            if self._flows():
+        if self._woken is not None:
+            try:
+                if self._flows():
+                    return
+            except Exception as error:  # noqa: BLE001
+                # It belongs to this viewer, never to the run that has just written.
+                self._wake(error)
                 return
-        except Exception as error:  # noqa: BLE001
-            # It belongs to this viewer, never to the run that has just written.
-            waiter.set_exception(error)
-            return
-        if not waiter.done():  # `write` may have closed this viewer
-            waiter.set_result(None)
+        self._wake()
+
+    def _wake(self, error: Exception | None = None) -> None:
+        woken, self._woken = self._woken, None
+        if woken is not None:
+            self._encode = self._write = None
+            woken(error)
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def rewound(self, to: int) -> None:
         if self.position > to:
@@ -268,15 +282,14 @@ class Viewer:
 
     def poke(self) -> None:
         """Make a waiting viewer return with nothing: for heart-beats."""
-        if self._waiter is not None and not self._waiter.done():
-            self._poked = True
-            self._waiter.set_result(None)
+        if self._woken is None:
+            self._poked = self._waiter is not None and not self._waiter.done()
+        self._wake()
 
     def _leave(self, end: End) -> None:
         self.end = end
         self._detach(self)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def close(self) -> None:
         """Detach. Idempotent; whoever waits in `records` gets None."""

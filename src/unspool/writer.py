@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable
 from unspool.events import DELTAS, Record, encode_data
 from unspool.jobs import GenerationKey, Status
-from unspool.protocols import JobStore
+from unspool.protocols import AtOnce, JobStore
+from unspool.turns import Turns
 
 _log = logging.getLogger("unspool.writer")
 
@@ -23,21 +25,43 @@ MERGED_CHARS: Final = 16_384
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-class _Delta:
-    """A delta that may still grow."""
+class Part(NamedTuple):
+    """What a delta goes on with: neighbours of one part merge. `id`: of the part, or of the call."""
 
-    __slots__ = ("chunks", "id", "internal", "marks", "size", "type")
+    type: str
+    id: str
+    marks: Mapping[str, Any]
+    internal: bool
 
-    def __init__(self, type: str, id: str, marks: Mapping[str, Any], internal: bool, text: str) -> None:
+
+class _Event:
+    """An event that no append has taken yet."""
+
+    __slots__ = ("internal", "payload", "type")
+
+    def __init__(self, type: str, payload: bytes, internal: bool) -> None:
         self.type = type
-        self.id = id
-        self.marks = marks
+        self.payload = payload
         self.internal = internal
+
+    def record(self, offset: int) -> Record:
+        return Record(offset, self.type, self.payload, self.internal)
+
+
+class _Delta:
+    """The same of a delta, which may still grow."""
+
+    __slots__ = ("chunks", "part", "size")
+
+    def __init__(self, part: Part, text: str) -> None:
+        self.part = part
         self.chunks = [text]
         self.size = len(text)
 
-    def payload(self) -> bytes:
-        return encode_data({DELTAS[self.type]: self.id, "text": "".join(self.chunks), **self.marks})
+    def record(self, offset: int) -> Record:
+        part = self.part
+        payload = encode_data({DELTAS[part.type]: part.id, "text": "".join(self.chunks), **part.marks})
+        return Record(offset, part.type, payload, part.internal)
 
 
 class LogWriter:
@@ -55,6 +79,7 @@ class LogWriter:
         publish: Callable[[Sequence[Record]], None],
         lost: Callable[[Exception], None],
         held: Callable[[int], Sequence[Record] | None],
+        turns: Turns,
         *,
         last: int,
         backlog: int,
@@ -69,16 +94,20 @@ class LogWriter:
         self._publish = publish
         self._lost = lost
         self._held = held
+        self._turns = turns
         self._backlog = backlog
         self._log_bytes = log_bytes
-        self._pending: list[_Delta | tuple[str, bytes, bool]] = []
+        self._bound = log_bytes or math.inf
+        self._pending: list[_Event | _Delta] = []
+        self._growing: _Delta | None = None  # the last one that is pending, where it may grow
         self._queued = 0  # calls of `put` that no append has taken yet
         self._in_flight = 0  # those in the append under way
         self._broken: Fenced | None = None
-        self._metadata: dict[str, Any] = {}
+        self._metadata: dict[str, Any] | None = None
         self._status: Status | None = None
+        self._at_once = store.append_at_once if isinstance(store, AtOnce) else None
         self._committer: asyncio.Task[None] | None = None
-        self._idle: asyncio.Future[None] | None = None  # what the committer waits for when there is nothing to do
+        self._entered = False  # waits for its turn
         self._waiting: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
@@ -89,31 +118,30 @@ class LogWriter:
     def put(self, type: str, payload: bytes, internal: bool) -> None:
         """Queue an event. Raises what `refused` says."""
         self._admit(len(payload))
-        self._pending.append((type, payload, internal))
+        self._growing = None
+        self._pending.append(_Event(type, payload, internal))
         self._kick()
 
-    def put_delta(self, type: str, id: str, text: str, marks: Mapping[str, Any], internal: bool) -> None:
+    def put_delta(self, part: Part, text: str) -> None:
         """Queue a delta, growing the one before it where that is of the same part."""
-        self._admit(len(text))
-        last = self._pending[-1] if self._pending else None
-        if (
-            isinstance(last, _Delta)
-            and last.id == id
-            and last.type == type
-            and last.size < MERGED_CHARS
-            and last.internal is internal
-            and last.marks == marks
-        ):
-            last.chunks.append(text)
-            last.size += len(text)
-            return
-        self._pending.append(_Delta(type, id, marks, internal, text))
-        self._kick()
+        size = len(text)
+        self.bytes += size  # as in `_admit`: here is where every token passes
+        if self.bytes > self._bound:
+            raise self._refusal()
+        self._queued += 1
+        growing = self._growing
+        if growing is not None and growing.part == part and growing.size < MERGED_CHARS:
+            growing.chunks.append(text)
+            growing.size += size
+        else:
+            growing = self._growing = _Delta(part, text)
+            self._pending.append(growing)
+            self._kick()
 
     def put_metadata(self, changes: Mapping[str, Any]) -> None:
         """Queue a change of the job's metadata, to be written with the next append."""
         self._admit(0)
-        self._metadata.update(changes)
+        self._metadata = {**(self._metadata or {}), **changes}
         self._kick()
 
     def put_status(self, status: Status) -> None:
@@ -123,37 +151,34 @@ class LogWriter:
         self._kick()
 
     def _admit(self, size: int) -> None:
-        if self.refused is not None:
-            raise self.refused
         self.bytes += size
-        if self._log_bytes and self.bytes > self._log_bytes:
-            raise RunFailed(f"the log has reached its bound of {self._log_bytes} bytes", code="limit_exceeded")
+        if self.bytes > self._bound:
+            raise self._refusal()
         self._queued += 1
 
-    def _take(self) -> list[Record]:
+    def _refusal(self) -> Exception:
+        return self.refused or RunFailed(
+            f"the log has reached its bound of {self._log_bytes} bytes", code="limit_exceeded"
+        )
+
+    def _take(self) -> tuple[list[Record], dict[str, Any] | None, Status | None]:
         """All that is pending, with offsets: from here on nothing merges any more."""
-        batch: list[Record] = []
-        pending, self._pending = self._pending, []
-        for offset, item in enumerate(pending, self.last + 1):
-            if isinstance(item, _Delta):
-                batch.append(Record(offset, item.type, item.payload(), item.internal))
-            else:
-                batch.append(Record(offset, *item))
-        return batch
+        pending, self._pending, self._growing = self._pending, [], None
+        metadata, self._metadata = self._metadata, None
+        status, self._status = self._status, None
+        self._in_flight, self._queued = self._queued, 0
+        return [item.record(offset) for offset, item in enumerate(pending, self.last + 1)], metadata, status
 
     def refuse(self, error: Exception) -> None:
         """Take nothing more; what is queued is still written."""
         if self.refused is None:
-            self.refused = error
-        self._wake()
+            self.refused, self._bound = error, -1
         self._release()
 
     def abandon(self) -> None:
         """Give up on what is queued or under way: it will not get into the log, or nobody can wait for it any more."""
-        if self._committer is None:
-            return
-        self._committer.cancel()
-        self._committer = None
+        if self._committer is not None:
+            self._committer.cancel()
         self._forget()
         self._broken = self._broken or Fenced(f"{self._key} was given up")
         self.refuse(self._broken)
@@ -176,7 +201,7 @@ class LogWriter:
 
     async def flush(self) -> None:
         """Wait until everything queued is in the log. Raises Fenced when it never will be."""
-        while self._committer is not None and (self._queued or self._in_flight):
+        while self._queued or self._in_flight:
             await self._change()
         if self._broken is not None:
             raise self._broken
@@ -192,45 +217,41 @@ class LogWriter:
             if not future.done():
                 future.set_result(None)
 
-    # the committer: a task of its own, so that the cancellation of a run never cuts an append in two
+    # committing: a task of its own, so that the cancellation of a run never cuts an append in two
 
     def _kick(self) -> None:
-        if self._committer is None:
-            self._committer = asyncio.create_task(self._commit(), name=f"commit {self._key}")
-        elif self._idle is not None:
-            self._wake()
+        if not self._entered and self._committer is None:
+            self._entered = True
+            self._turns.enter(self._begin)
 
-    def _wake(self) -> None:
-        idle, self._idle = self._idle, None
-        if idle is not None and not idle.done():
-            idle.set_result(None)
+    def _begin(self) -> None:
+        self._entered = False
+        if not self._queued:  # given up meanwhile
+            return
+        if self._at_once is None:
+            self._committer = asyncio.create_task(self._commit(), name=f"commit {self._key}")
+            return
+        batch, metadata, status = self._take()
+        try:
+            self._at_once(self._key, self._epoch, batch, metadata=metadata, status=status)
+            self._committed(batch)
+        except Exception as error:  # noqa: BLE001
+            self._break(error)
 
     async def _commit(self) -> None:
-        loop = asyncio.get_running_loop()
+        batch, metadata, status = self._take()
         try:
-            while True:
-                while self._queued:
-                    await self._commit_queued()
-                if self.refused is not None:
-                    return
-                self._idle = loop.create_future()
-                await self._idle
-        except (Fenced, NotFound, Gone) as error:
-            self._break(error)
+            await self._append(batch, metadata, status)
+            self._committed(batch)
         except Exception as error:  # noqa: BLE001
-            # Not foreseen, and so nobody knows what the log holds: the run must not go on as if all were well.
-            _log.exception("%s: an append failed", self._key)
             self._break(error)
         finally:
             self._committer = None
             self._release()
+        if self._queued:
+            self._kick()
 
-    async def _commit_queued(self) -> None:
-        self._in_flight, self._queued = self._queued, 0
-        batch = self._take()
-        metadata, self._metadata = self._metadata, {}
-        status, self._status = self._status, None
-        await self._append(batch, metadata, status)
+    def _committed(self, batch: list[Record]) -> None:
         self._in_flight = 0
         if batch:
             self.last = batch[-1].offset
@@ -239,21 +260,25 @@ class LogWriter:
 
     def _forget(self) -> None:
         self._pending.clear()
+        self._growing = None
         self._queued = self._in_flight = 0
 
     def _break(self, error: Exception) -> None:
+        if not isinstance(error, Fenced | NotFound | Gone):
+            # Not foreseen, and so nobody knows what the log holds: the run must not go on as if all were well.
+            _log.error("%s: an append failed", self._key, exc_info=error)
         self._forget()
         self._broken = error if isinstance(error, Fenced) else Fenced(str(error))
         self.refuse(self._broken)
         self._lost(error)
 
-    async def _append(self, batch: list[Record], metadata: dict[str, Any], status: Status | None) -> None:
+    async def _append(self, batch: list[Record], metadata: dict[str, Any] | None, status: Status | None) -> None:
         # The offsets make a repeated append harmless, so an unknown outcome is simply tried again. The store decides
         # when it is too late: another owner, or a seal.
         attempt = 0
         while True:
             try:
-                await self._store.append(self._key, self._epoch, batch, metadata=metadata or None, status=status)
+                await self._store.append(self._key, self._epoch, batch, metadata=metadata, status=status)
             except Fenced:
                 if not await self._restored():
                     raise

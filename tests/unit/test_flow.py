@@ -12,6 +12,7 @@ from unspool import GenerationManager, Options
 from unspool.events import Record
 from unspool.jobs import GenerationKey
 from unspool.testing.contract.kit import Puppet, begin, within
+from unspool.testing.flowing import flow
 from unspool.viewer import End, Viewer
 
 
@@ -52,7 +53,7 @@ async def test_what_comes_is_written_in_the_step_that_accepts_it(
 ) -> None:
     """The writer's step: no task of the viewer has run in between."""
     _, run, viewer, socket = live
-    flowing = asyncio.ensure_future(viewer.flow(frame, socket.write))
+    flowing = asyncio.ensure_future(flow(viewer, frame, socket.write))
     await asyncio.sleep(0)
     for _ in range(3):
         await run.say("b")
@@ -60,7 +61,7 @@ async def test_what_comes_is_written_in_the_step_that_accepts_it(
     assert viewer.position == 4
     assert not flowing.done()
     viewer.close()
-    assert await within(flowing)
+    await within(flowing)
     assert viewer.end is End.CLOSED
 
 
@@ -70,7 +71,7 @@ async def test_what_is_held_already_is_written_before_it_waits(
     """Nothing that came before the call is missed."""
     _, run, viewer, socket = live
     await run.say("b")
-    flowing = asyncio.ensure_future(viewer.flow(frame, socket.write))
+    flowing = asyncio.ensure_future(flow(viewer, frame, socket.write))
     await asyncio.sleep(0)
     assert socket.got == [b"2 "]
     viewer.close()
@@ -80,11 +81,11 @@ async def test_what_is_held_already_is_written_before_it_waits(
 async def test_a_full_socket_ends_it_and_loses_nothing(live: tuple[GenerationManager, Puppet, Viewer, Socket]) -> None:
     """What it did not take is what comes next."""
     _, run, viewer, socket = live
-    flowing = asyncio.ensure_future(viewer.flow(frame, socket.write))
+    flowing = asyncio.ensure_future(flow(viewer, frame, socket.write))
     await asyncio.sleep(0)
     socket.full = True
     await run.say("b")
-    assert await within(flowing)
+    await within(flowing)
     assert (socket.got, viewer.position) == ([], 1)
     assert await viewer.frames(frame) == b"2 "
 
@@ -92,22 +93,27 @@ async def test_a_full_socket_ends_it_and_loses_nothing(live: tuple[GenerationMan
 async def test_it_ends_with_the_terminal_record(live: tuple[GenerationManager, Puppet, Viewer, Socket]) -> None:
     """Delivered once, and then there is no more."""
     _, run, viewer, socket = live
-    flowing = asyncio.ensure_future(viewer.flow(frame, socket.write))
+    flowing = asyncio.ensure_future(flow(viewer, frame, socket.write))
     await asyncio.sleep(0)
     run.finish()
-    assert await within(flowing)
+    await within(flowing)
     assert socket.got == [b"2 "]
     assert await viewer.frames(frame) is None
     assert viewer.end is End.FINISHED
 
 
-async def test_poked_it_says_so(live: tuple[GenerationManager, Puppet, Viewer, Socket]) -> None:
+async def test_poked_it_is_over_and_nothing_is_missed(
+    live: tuple[GenerationManager, Puppet, Viewer, Socket],
+) -> None:
     """For heart-beats."""
-    *_, viewer, socket = live
-    flowing = asyncio.ensure_future(viewer.flow(frame, socket.write))
+    _, run, viewer, socket = live
+    flowing = asyncio.ensure_future(flow(viewer, frame, socket.write))
     await asyncio.sleep(0)
     viewer.poke()
-    assert not await within(flowing)
+    await within(flowing)
+    await run.say("b")
+    assert socket.got == []
+    assert await viewer.frames(frame) == b"2 "
 
 
 async def test_an_error_of_the_socket_is_the_viewers_and_not_the_runs(
@@ -115,7 +121,7 @@ async def test_an_error_of_the_socket_is_the_viewers_and_not_the_runs(
 ) -> None:
     """The run goes on as if nothing had happened."""
     _, run, viewer, socket = live
-    flowing = asyncio.ensure_future(viewer.flow(frame, socket.write))
+    flowing = asyncio.ensure_future(flow(viewer, frame, socket.write))
     await asyncio.sleep(0)
     socket.error = ZeroDivisionError("a bug")
     await run.say("b")
@@ -135,8 +141,8 @@ async def test_a_viewer_closed_by_its_own_write_is_closed_once(
         viewer.close()
         return True
 
-    flowing = asyncio.ensure_future(viewer.flow(frame, write))
+    flowing = asyncio.ensure_future(flow(viewer, frame, write))
     await asyncio.sleep(0)
     await run.say("b")
-    assert await within(flowing)
+    await within(flowing)
     assert await viewer.frames(frame) is None

@@ -17,7 +17,8 @@ from unspool.events import Record
 from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import NewJob
 from unspool.testing.faults import FaultyStore
-from unspool.writer import MERGED_CHARS, LogWriter
+from unspool.turns import Turns
+from unspool.writer import MERGED_CHARS, LogWriter, Part
 
 KEY = GenerationKey("s", 1)
 
@@ -31,7 +32,7 @@ class Log:
         self.published: list[Record] = []
         self.lost: list[Exception] = []
         self.writer = LogWriter(
-            self.store.as_store(), KEY, 1, self._publish, self.lost.append, self._held,
+            self.store.as_store(), KEY, 1, self._publish, self.lost.append, self._held, Turns(),
             last=0, backlog=backlog, log_bytes=log_bytes,
         )  # fmt: skip
 
@@ -46,7 +47,7 @@ class Log:
         return [record for record in self.published if record.offset > after]
 
     def put(self, text: str, id: str = "p", internal: bool = False, **marks: str) -> None:
-        self.writer.put_delta("text.delta", id, text, marks, internal)
+        self.writer.put_delta(Part("text.delta", id, marks, internal), text)
 
     async def stored(self) -> list[Record]:
         return list((await self.inner.read(KEY, 0, 100_000)).records)
@@ -110,7 +111,8 @@ async def test_events_gather_while_an_append_is_in_flight() -> None:
     log = await Log(backlog=100).create()
     log.store.gate = asyncio.Event()
     log.put("a")
-    await asyncio.sleep(0)
+    while "append" not in log.store.calls:
+        await asyncio.sleep(0)
     for text in "bcd":
         log.put(text)
     log.put("x", "q")
@@ -130,9 +132,9 @@ async def test_only_what_is_alike_merges() -> None:
     log.put("b", internal=True)
     log.put("c", agent="x")
     log.put("d", agent="y")
-    log.writer.put_delta("reasoning.delta", "p", "e", {"agent": "y"}, False)
-    log.writer.put_delta("reasoning.delta", "p", "x" * MERGED_CHARS, {"agent": "y"}, False)
-    log.writer.put_delta("reasoning.delta", "p", "f", {"agent": "y"}, False)
+    thought = Part("reasoning.delta", "p", {"agent": "y"}, False)
+    for text in ("e", "x" * MERGED_CHARS, "f"):
+        log.writer.put_delta(thought, text)
     await log.writer.flush()
     assert [len(record.data["text"]) for record in log.published] == [1, 1, 1, 1, 1 + MERGED_CHARS, 1]
 

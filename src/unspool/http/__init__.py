@@ -12,9 +12,10 @@ from unspool.http.auth import Authenticate, Identity, bearer
 from unspool.http.dialects import DIALECTS
 from unspool.http.door import Answer
 from unspool.http.problem import problem
+from unspool.http.pump import StreamOptions
 from unspool.http.requests import StartRequest
 from unspool.http.routes import router
-from unspool.http.stream import EventStream, StreamOptions
+from unspool.http.stream import EventStream
 
 __all__ = [
     "DIALECTS",

@@ -24,9 +24,9 @@ from unspool.http.door import Answer
 from unspool.http.metrics import metrics
 from unspool.http.openapi import document
 from unspool.http.problem import http_problem, problem
+from unspool.http.pump import DEFAULTS, StreamOptions
 from unspool.http.requests import MAX_BODY
 from unspool.http.routes import router
-from unspool.http.stream import DEFAULTS, StreamOptions
 from unspool.manager import GenerationManager
 
 WEB: Final = Path(__file__).parent.parent / "web"

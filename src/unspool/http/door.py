@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from unspool import projecting
 from unspool.http.auth import Authenticate, Identity, identify
+from unspool.http.pump import DEFAULTS, StreamOptions
 from unspool.http.requests import MAX_BODY, StartRequest, body_of
-from unspool.http.stream import DEFAULTS, ProjectedStream, StreamOptions
+from unspool.http.stream import ProjectedStream
 from unspool.jobs import Job
 from unspool.manager import GenerationManager
 from unspool.outcomes import AbortOutcome

@@ -20,8 +20,9 @@ from unspool.http.auth import Authenticate
 from unspool.http.dialects import dialect_routes
 from unspool.http.door import Answer, Door, json_response
 from unspool.http.problem import answering, problem
+from unspool.http.pump import DEFAULTS, StreamOptions
 from unspool.http.requests import MAX_BODY, AbortBody, StartBody, StartRequest, body_of
-from unspool.http.stream import DEFAULTS, EventStream, StreamOptions
+from unspool.http.stream import EventStream
 from unspool.jobs import Job, Status, check_id
 from unspool.manager import GenerationManager
 from unspool.outcomes import AlreadySettled, SaveFailed, Stopped, Unknown

@@ -11,11 +11,12 @@ from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from unspool.errors import ConfigurationError
-from unspool.http.stream import CUT, LINK
+from unspool.http.pump import CUT, LINK
 from unspool.manager import GenerationManager
 
 _BACKLOG = 2048
@@ -25,12 +26,32 @@ _SEND_BUFFER = 64 * 1024  # a reader that does not read is noticed after this mu
 class _Protocol(HttpToolsProtocol):
     """uvicorn's, which lends its connection to the streams."""
 
+    _link: _Link | None = None
+
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         if self._should_upgrade():
             return  # there is no response to lend it to
         extensions = cast("dict[str, object]", self.scope.setdefault("extensions", {}))
-        extensions[LINK] = _Link(self.cycle)
+        extensions[LINK] = self._link = _Link(self.cycle, self._link)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._link is not None:
+            self._link.lost()
+
+
+class _Kept:
+    """An application some of whose responses go on when it has returned. uvicorn would cut them off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+        link = cast("_Link | None", scope.get("extensions", {}).get(LINK))
+        if link is not None:
+            link.returned()
 
 
 class _Socket(WebSocketsSansIOProtocol):
@@ -45,12 +66,16 @@ class _Socket(WebSocketsSansIOProtocol):
 class _Link:
     """A response under way, as the stream writes it: straight to the transport, under uvicorn's flow control."""
 
-    __slots__ = ("_cycle", "_flow", "_transport")
+    __slots__ = ("_cycle", "_flow", "_lost", "_on_response", "_previous", "_transport")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, cycle: RequestResponseCycle, previous: _Link | None) -> None:
         self._cycle = cycle
         self._transport = cycle.transport
         self._flow = cycle.flow
+        self._lost: Callable[[], None] | None = None
+        self._on_response: Callable[..., None] | None = None  # while uvicorn takes the response for complete
+        # A client may ask for more on a connection before it has its answer.
+        self._previous = None if previous is None or previous._cycle.response_complete else previous
 
     @property
     def started(self) -> bool:
@@ -72,6 +97,34 @@ class _Link:
             self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         else:  # a snapshot, which many who join at once share: it is not copied for each
             self._transport.writelines((b"%x\r\n" % len(body), body, b"\r\n"))
+
+    def keep(self, lost: Callable[[], None]) -> None:
+        self._lost = lost
+
+    def returned(self) -> None:
+        """The application has returned: in this very step uvicorn looks whether the response is complete."""
+        if self._lost is not None and not self._cycle.response_complete:
+            self._on_response = self._cycle.on_response
+            self._cycle.response_complete = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._on_response is not None:
+            self._cycle.on_response, self._on_response = self._on_response, None
+            self._cycle.response_complete = False
+            self._cycle.disconnected = self._transport.is_closing()
+
+    async def finish(self) -> None:
+        self._go_on()
+        await self._cycle.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def lost(self) -> None:
+        """The client is gone."""
+        if self._previous is not None:
+            self._previous.lost()
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost()
 
     def close(self) -> None:
         self._transport.close()
@@ -170,7 +223,7 @@ def server_for(
 ) -> Server:
     """The server for an application, not yet running. `manager`: by default that of an application of `create_app`."""
     config = uvicorn.Config(
-        app,
+        _Kept(app),
         http=_Protocol,
         ws=_Socket,
         ws_per_message_deflate=False,  # it would cost each connection memory, and each viewer its own copy of a frame

@@ -21,6 +21,7 @@ from unspool.ledger.usage import LARGEST, normalise, usage_event
 from unspool.producer import Generation
 from unspool.protocols import NewJob
 from unspool.resume import sync_record
+from unspool.turns import Turns
 from unspool.writer import LogWriter
 
 _odd: st.SearchStrategy[Any] = st.sampled_from(
@@ -50,7 +51,7 @@ async def _emit(events: Sequence[Event]) -> tuple[Job, list[Record]]:
     job = (await store.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=10.0))).job
     lost: list[Exception] = []
     writer = LogWriter(
-        store, job.key, 1, written.extend, lost.append, lambda _: None, last=0, backlog=1000, log_bytes=0
+        store, job.key, 1, written.extend, lost.append, lambda _: None, Turns(), last=0, backlog=1000, log_bytes=0
     )  # fmt: skip
 
     async def snapshot() -> Any:

@@ -218,9 +218,15 @@ class MemoryStore:
         self, key: GenerationKey, epoch: int, records: Sequence[Record], *, metadata: Mapping[str, Any] | None = None,
         status: Status | None = None,
     ) -> None:  # fmt: skip
+        self.append_at_once(key, epoch, records, metadata=metadata, status=status)
+
+    def append_at_once(
+        self, key: GenerationKey, epoch: int, records: Sequence[Record], *, metadata: Mapping[str, Any] | None = None,
+        status: Status | None = None,
+    ) -> None:  # fmt: skip
         entry = self._writable(key, epoch)
         if records:
-            if records[0].offset != entry.last + 1:
+            if records[0].offset != entry.log.last + 1:
                 if entry.log.after(records[0].offset - 1, len(records) + 1) == list(records):
                     return
                 raise Fenced(f"{key} is at offset {entry.last}; a record at {records[0].offset} does not follow on")
@@ -228,7 +234,8 @@ class MemoryStore:
         now = self._clock()
         entry.active_at = now
         entry.expires_at = now + entry.lease_seconds
-        entry.set_metadata(metadata)
+        if metadata:
+            entry.set_metadata(metadata)
         if status is not None:
             entry.change(status=status)
 

@@ -21,7 +21,7 @@ from unspool.http.dialects.ui_message_stream import DONE, UIMessageStream
 from unspool.http.dialects.values import Json
 from unspool.http.door import Door
 from unspool.http.problem import problem
-from unspool.http.stream import CUT
+from unspool.http.pump import CUT
 from unspool.jobs import Job
 
 _log = logging.getLogger("unspool.http")

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from unspool.durable import Chunk, Live
 from unspool.errors import StoreUnavailable, UnspoolError
 from unspool.http.dialects.durable_wire import events_of, next_cursor
-from unspool.http.stream import LINK, Link
+from unspool.http.pump import LINK, Link
 from unspool.sse import KEEP_ALIVE
 
 _log = logging.getLogger("unspool.http")

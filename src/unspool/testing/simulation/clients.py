@@ -16,6 +16,7 @@ from unspool.content import Fold, fold
 from unspool.errors import Gone, NotFound, UnspoolError
 from unspool.events import SYNC, TERMINAL, Record
 from unspool.jobs import GenerationKey, Owner
+from unspool.testing.flowing import flow
 from unspool.testing.simulation.node import Node, not_served
 from unspool.testing.simulation.truth import LogTruth
 from unspool.viewer import End, Viewer
@@ -71,7 +72,7 @@ class Connection:
             async with viewer:
                 while True:
                     if self.frames:
-                        await viewer.flow(_frame, self._write)
+                        await flow(viewer, _frame, self._write)
                         frames = await viewer.frames(_frame)
                         records = None if frames is None else _records(frames)
                     else:

@@ -16,7 +16,8 @@ from unspool.errors import Fenced, UnspoolError
 from unspool.http.dialects.langgraph.projection import NAME
 from unspool.http.dialects.langgraph.threads import known
 from unspool.http.door import Door
-from unspool.http.stream import LINK, Link, ProjectedStream
+from unspool.http.pump import LINK, Link
+from unspool.http.stream import ProjectedStream
 from unspool.jobs import ANYONE, Job, Metadata
 from unspool.viewer import End, Viewer
 

@@ -1,0 +1,282 @@
+"""How a stream is served: raw ASGI from the viewer to the socket.
+
+Frames are encoded once per dialect and generation, whatever the number of viewers; all that is pending leaves in one
+write. A disconnect is seen at once, a reader that does not read is cut off and can resume, and a server that goes away
+cuts the connection instead of ending the response: a client must never take that for the end of the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from unspool.errors import UnspoolError, ViewerReleased
+from unspool.lanes import Encoder
+from unspool.sse import KEEP_ALIVE, with_retry
+from unspool.viewer import Viewer
+
+_log = logging.getLogger("unspool.http")
+
+LINK: Final = "unspool.link"
+"""The ASGI extension under which our own server lends the connection itself."""
+CUT: Final = "unspool.cut"
+"""The one under which it lends a function that cuts a WebSocket's connection at once."""
+_LARGE: Final = 32 * 1024
+
+
+class Link(Protocol):
+    """A connection that our own server lends to a stream: writes without the detour, a way to cut it, and a response
+    that goes on when the application has returned."""
+
+    @property
+    def started(self) -> bool:
+        """The head of the response has left. Not so behind a middleware that keeps it back: then nothing may be written
+        past it."""
+        ...
+
+    @property
+    def paused(self) -> bool:
+        """The socket does not drain; wait in `drain` before the next write."""
+        ...
+
+    async def drain(self) -> None: ...
+
+    def write(self, body: bytes) -> None:
+        """Write a piece of the response's body."""
+        ...
+
+    def keep(self, lost: Callable[[], None]) -> None:
+        """The response is not over when the application returns, but with `finish`. `lost` is called when the client
+        is gone."""
+        ...
+
+    async def finish(self) -> None:
+        """The response is complete. Nothing happens when the client is gone."""
+        ...
+
+    def close(self) -> None:
+        """Cut the connection once what was written has left: the response stays visibly incomplete."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """`heartbeat`: seconds of silence before a keep-alive. `send_timeout`: seconds that a socket may refuse to drain.
+    `retry`: milliseconds after which a client reconnects."""
+
+    heartbeat: float = 15.0
+    send_timeout: float = 30.0
+    retry: int = 1000
+
+
+DEFAULTS: Final = StreamOptions()
+
+
+async def pump(
+    viewer: Viewer,
+    encode: Encoder,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: list[tuple[bytes, bytes]],
+    options: StreamOptions,
+    first: bytes = b"",
+) -> None:
+    """Answer with a stream: `first`, then the viewer's frames to their end. The viewer is closed, however it ends.
+
+    On our own server this returns while the response goes on.
+    """
+    if scope["method"] == "HEAD":
+        viewer.close()
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    link: Link | None = scope.get("extensions", {}).get(LINK)
+    await _Pump(viewer, encode, send, options, link).run(receive, headers, first)
+
+
+class _Pump:
+    """One open stream: from the viewer into the socket, with one timer for heart-beats and readers that do not read.
+
+    Where the connection is lent no task waits for what comes: whoever brings it writes it. There is one again for as
+    long as something else is due: older records, a socket that does not drain, the end.
+    """
+
+    __slots__ = (
+        "_beat",
+        "_encode",
+        "_last_write",
+        "_lent",
+        "_link",
+        "_loop",
+        "_options",
+        "_retry",
+        "_send",
+        "_sending",
+        "_task",
+        "_timer",
+        "_viewer",
+    )
+
+    def __init__(self, viewer: Viewer, encode: Encoder, send: Send, options: StreamOptions, link: Link | None) -> None:
+        self._viewer = viewer
+        self._encode = encode
+        self._send = send
+        self._options = options
+        self._link = link  # to cut the connection with
+        self._lent: Link | None = None  # to write to it
+        self._loop = asyncio.get_running_loop()
+        self._last_write = self._loop.time()
+        self._sending = False
+        self._retry = True  # the first event also says when to come back
+        self._beat = False  # a heart-beat is due that the socket would not take
+        self._timer = self._loop.call_later(options.heartbeat, self._tick)
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, receive: Receive, headers: list[tuple[bytes, bytes]], first: bytes) -> None:
+        self._task = asyncio.current_task()
+        watcher: asyncio.Task[None] | None = None
+        try:
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            if self._link is not None and self._link.started:
+                self._lent = self._link
+                self._lent.keep(self._viewer.close)
+            else:
+                watcher = asyncio.create_task(self._watch(receive))
+            await self._write(KEEP_ALIVE)  # some proxies pass the headers on only with the first bytes
+            await self._go_on(first)
+            if watcher is not None and self._link is not None:
+                await asyncio.wait([watcher], timeout=1.0)
+        except BaseException:
+            self._over()
+            raise
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+    async def _go_on(self, first: bytes = b"") -> None:
+        """To the end, or to where nothing is due but what will come."""
+        finished = await self._deliver(first)
+        if finished is None:
+            self._task = None
+            return
+        self._over()
+        if not finished:
+            if self._link is not None:
+                self._link.close()
+        elif self._lent is not None:
+            await self._lent.finish()
+        else:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _deliver(self, first: bytes) -> bool | None:
+        """True after the terminal record, or when the client is gone; False when the server lets it go; None when the
+        viewer is parked."""
+        viewer, encode = self._viewer, self._encode
+        try:
+            if first:
+                await self._write(first)
+            while self._lent is None or not viewer.park(encode, self._write_live, self._woken):
+                frames = await viewer.frames(encode)
+                if frames is None:
+                    return True
+                await self._write(frames or KEEP_ALIVE)
+        except ViewerReleased:
+            return False
+        except UnspoolError as error:
+            # The log went away under the viewer. Whatever that is, it is not the end of the answer.
+            _log.warning("%r is cut off: %s", viewer, error)
+            return False
+        return None
+
+    def _write_live(self, data: bytes) -> bool:
+        # Where the connection takes it, one write for each viewer and nothing else.
+        link = self._lent
+        if link is None or self._retry or link.paused or len(data) >= _LARGE:
+            return False
+        link.write(data)
+        self._last_write = self._loop.time()
+        return True
+
+    def _woken(self, error: Exception | None) -> None:
+        self._task = self._loop.create_task(self._wake(error))
+
+    async def _wake(self, error: Exception | None) -> None:
+        try:
+            if error is not None:
+                raise error
+            if self._beat:
+                self._beat = False
+                await self._write(KEEP_ALIVE)
+            await self._go_on()
+        except BaseException as failure:
+            self._over()
+            if self._link is not None:
+                self._link.abort()
+            if not isinstance(failure, Exception):
+                raise
+            _log.exception("%r failed", self._viewer)
+
+    async def _write(self, data: bytes) -> None:
+        self._sending = True
+        if self._retry and data is not KEEP_ALIVE:
+            self._retry = False
+            if len(data) < _LARGE:
+                data = with_retry(data, self._options.retry)
+            else:  # the line belongs to the same event, which is too large to be copied for it
+                await self._write_out(with_retry(b"", self._options.retry))
+        await self._write_out(data)
+        self._sending = False
+        self._last_write = self._loop.time()
+
+    async def _write_out(self, data: bytes) -> None:
+        if self._lent is None:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        else:
+            await self._lent.drain()
+            self._lent.write(data)
+            await asyncio.sleep(0)  # one viewer that catches up must not hold up the others
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._viewer.close()
+
+    def _over(self) -> None:
+        self._timer.cancel()
+        self._viewer.close()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        silence = now - self._last_write
+        if self._sending and silence >= self._options.send_timeout:
+            self._viewer.close()
+            if self._link is not None:
+                self._link.abort()
+            elif self._task is not None:
+                self._task.cancel()
+            return
+        if not self._sending and silence >= self._options.heartbeat:
+            self._heartbeat()
+            silence = 0.0
+        wait = self._options.heartbeat - silence
+        if self._sending or wait <= 0:
+            wait = min(self._options.heartbeat, max(self._options.send_timeout - silence, 0.01))
+        self._timer = self._loop.call_later(wait, self._tick)
+
+    def _heartbeat(self) -> None:
+        if self._task is None and self._lent is not None and not self._lent.paused:
+            self._lent.write(KEEP_ALIVE)
+            self._last_write = self._loop.time()
+            return
+        self._beat = self._task is None
+        self._viewer.poke()
