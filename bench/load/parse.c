@@ -77,6 +77,19 @@ static void stamp_byte(Parser *parser, char byte) {
     }
 }
 
+/* `count` digits as a number; false where there are others. */
+static bool digits(const char *data, int count, uint64_t *number) {
+    uint64_t value = 0;
+    for (int i = 0; i < count; i++) {
+        unsigned digit = (unsigned)(data[i] - '0');
+        if (digit > 9)
+            return false;
+        value = value * 10 + digit;
+    }
+    *number = value;
+    return true;
+}
+
 static void stamps(Parser *parser, const char *data, size_t length) {
     const char *end = data + length;
     while (data < end) {
@@ -84,6 +97,13 @@ static void stamps(Parser *parser, const char *data, size_t length) {
             data = memchr(data, '@', (size_t)(end - data));
             if (!data)
                 return;
+            uint64_t micros, number;
+            if (end - data >= STAMP_LENGTH && data[17] == '#' && digits(data + 1, 16, &micros) &&
+                digits(data + 18, STAMP_LENGTH - 18, &number)) { /* all of it is here, as nearly always */
+                found(parser, (Stamp){.number = (uint32_t)number, .micros = micros});
+                data += STAMP_LENGTH;
+                continue;
+            }
         }
         stamp_byte(parser, *data++);
     }
@@ -135,16 +155,22 @@ static void body(Parser *parser, const char *data, size_t length) {
             snprintf(parser->position, POSITION_MAX, "%llu", (unsigned long long)parser->body);
         return;
     }
-    for (size_t i = 0; i < length; i++) {
-        char byte = data[i];
-        stamp_byte(parser, byte);
-        if (byte == '\n') {
+    const char *end = data + length;
+    while (data < end) {
+        const char *newline = memchr(data, '\n', (size_t)(end - data));
+        size_t span = (size_t)((newline ? newline : end) - data);
+        stamps(parser, data, span);
+        if (parser->line_length < LINE_MAX_KEPT - 1) {
+            size_t room = LINE_MAX_KEPT - 1 - parser->line_length;
+            memcpy(parser->line + parser->line_length, data, span < room ? span : room);
+        }
+        parser->line_length += span;
+        data += span;
+        if (newline) {
+            parser->stamp_at = 0;
             line_end(parser);
             parser->line_length = 0;
-        } else {
-            if (parser->line_length < LINE_MAX_KEPT - 1)
-                parser->line[parser->line_length] = byte;
-            parser->line_length++;
+            data++;
         }
     }
 }

@@ -41,7 +41,7 @@ def _node(script: str) -> Sequence[str]:
 _EVENTS: Final = "/v1/streams/s-{n}/events"
 
 BARE: Final = Peer("floor: bare socket loop", _python("bare"), floor=True)
-ASGI: Final = Peer("floor: raw ASGI, uvicorn", _python("asgi"), floor=True)
+ASGI: Final = Peer("floor: raw ASGI, uvicorn", _python("asgi"), snapshot_path="/s-{n}/snapshot", floor=True)
 OURS: Final = Peer(
     "unspool", _python("ours"), path=_EVENTS, resume="id", resume_header="Last-Event-ID: {p}",
     snapshot_path=f"{_EVENTS}?snapshot=1",

@@ -15,6 +15,17 @@ class _Log:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.waiting: list[asyncio.Future[None]] = []
+        self.whole: bytes | None = None
+
+    def snapshot(self) -> bytes:
+        """All texts in one frame, twice as in ours: as a part and as the text. Made once."""
+        if self.whole is None:
+            texts = [frame.split(b'"text":"', 1)[1].split(b'"', 1)[0] for frame in self.frames]
+            text = b"".join(texts)
+            self.whole = b'event: sync\ndata: {"content":[{"text":"%b"}],"text":"%b"}\nid: 1-%d\n\n' % (
+                text, text, len(texts),
+            )  # fmt: skip
+        return self.whole
 
     def append(self, frame: bytes) -> None:
         self.frames.append(frame)
@@ -33,10 +44,14 @@ class Asgi:
         return await serve_asgi(self._app)
 
     async def _app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        log = self._logs[scope["path"]]
+        path, snapshot, _ = scope["path"].partition("/snapshot")
+        log = self._logs[path]
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         loop = asyncio.get_running_loop()
         position = 0
+        if snapshot:
+            position = len(log.frames)
+            await send({"type": "http.response.body", "body": log.snapshot(), "more_body": True})
         while True:
             pending = log.frames[position:]
             if pending:
