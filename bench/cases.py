@@ -29,8 +29,10 @@ class Metric:
 class Results:
     """Everything measured so far: per case and participant the figures of each round, or why there are none."""
 
-    rounds: dict[tuple[str, str], list[Figures | None]] = field(default_factory=dict)
-    notes: dict[tuple[str, str], str] = field(default_factory=dict)
+    rounds: dict[tuple[str, str], list[Figures | None]] = field(
+        default_factory=dict[tuple[str, str], list[Figures | None]]
+    )
+    notes: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     def values(self, case: str, who: str, metric: str) -> list[float]:
         return [found[metric] for found in self.rounds.get((case, who), []) if found is not None and metric in found]

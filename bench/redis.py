@@ -33,7 +33,7 @@ class Usage:
 
     def _look(self) -> Mapping[str, Any]:
         with self._running.client as client:
-            return {**client.info(), "calls": client.info("commandstats")}  # pyright: ignore[reportGeneralTypeIssues]
+            return {**client.info(), "calls": client.info("commandstats")}  # pyright: ignore[reportGeneralTypeIssues, reportUnknownMemberType]
 
     def per_event(self, events: int) -> Mapping[str, float]:
         """`sent`: commands that arrived; `carried out`: those of scripts as well; bytes over the network; CPU in µs."""

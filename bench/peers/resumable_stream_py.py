@@ -12,7 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
-from resumable_stream import Publisher, Subscriber, create_resumable_stream_context
+from resumable_stream import (  # pyright: ignore[reportMissingTypeStubs]
+    Publisher,
+    Subscriber,
+    create_resumable_stream_context,
+)
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse

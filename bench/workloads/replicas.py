@@ -93,13 +93,13 @@ def _kept(peer: Peer, quick: bool) -> Figures:
     streams = 50 if quick else 500
     with redis() as store, Server(peer, store.url) as server:
         with store.client as client:
-            before = client.info("memory")["used_memory"]  # pyright: ignore[reportIndexIssue]
+            before = client.info("memory")["used_memory"]  # pyright: ignore[reportIndexIssue, reportUnknownMemberType]
         server.order("prepare", streams=streams, events=200, short=True, viewed=False)
         server.order("go")
         server.order("wait")
         time.sleep(4)
         with store.client as client:
-            after = client.info("memory")["used_memory"]  # pyright: ignore[reportIndexIssue]
+            after = client.info("memory")["used_memory"]  # pyright: ignore[reportIndexIssue, reportUnknownMemberType]
     return {KEPT.name: (after - before) / streams / 1000}
 
 

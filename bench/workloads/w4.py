@@ -69,7 +69,7 @@ def _followers(peer: Peer, quick: bool) -> Figures:
             found = load.result()
             cost = usage.per_event(events)
             with store.client as client:
-                connections = len(client.client_list()) - 1
+                connections = len(client.client_list()) - 1  # pyright: ignore[reportUnknownMemberType]
     return {
         P50.name: found["latency_ms"]["p50"],
         P99.name: found["latency_ms"]["p99"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
-from bench.cases import Case, Figures, Metric, ahead, as_in, at_most, within
+from bench.cases import Budget, Case, Figures, Metric, ahead, as_in, at_most, within
 from bench.harness import Failed, Load, Server, TooSlow
 from bench.peers import ASGI, OURS, PEERS, Peer
 
@@ -61,7 +61,7 @@ _JOINERS: Final = (ASGI, *PEERS)
 _METRICS: Final = (ONE_FIRST, ONE_LAST, HUNDRED, SPENT, GROWN)
 
 
-def _like(other: str) -> tuple:
+def _like(other: str) -> tuple[Budget, ...]:
     return tuple(as_in(metric.name, other, "as with 20,000") for metric in (ONE_FIRST, HUNDRED))
 
 
