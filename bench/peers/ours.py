@@ -6,7 +6,7 @@ import asyncio
 import sys
 from importlib.metadata import version
 
-from bench.peers.worker import MARKS, STEPS, TURN, Source, keep, main, text_of
+from bench.peers.worker import MARKS, PARTS, STEPS, TURN, Source, keep, main, text_of
 from unspool import Generation, GenerationManager, Record
 from unspool.http import StartRequest, create_app
 from unspool.http.server import bind, server_for
@@ -31,13 +31,16 @@ class Ours:
 
     async def prepare(self, source: Source) -> None:
         for stream in range(1, source.plan.streams + 1):
-            await self._manager.start(f"s-{stream}", self._run(source, stream))
+            await self._manager.start(f"{source.plan.name}-{stream}", self._run(source, stream))
 
     def _run(self, source: Source, stream: int):
         plan = source.plan
 
         async def run(gen: Generation) -> None:
-            if plan.short:
+            if plan.size:
+                async for number, text in source.texts(stream):
+                    await gen.text(text, part_id=PARTS[number & 1])
+            elif plan.short:
                 async for number, text in source.texts(stream):
                     await gen.text(text, part_id="p1", step=STEPS[number & 1], **MARKS)
             else:

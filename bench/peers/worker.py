@@ -24,10 +24,10 @@ from typing import Any, Protocol
 
 PART = "msg_0190d9a7c3b2"
 STEPS = ("step_7f3c9a51", "step_8a4d0b62")
+PARTS = ("p0", "p1")
 LONG = '{"part_id":"p1","text":"%s"}'
 SHORT = '{"part_id":"p1","text":"%s","step":"%s","agent":"assistant","group":"main-0190d9a7c3b24f65a1b8e93f2"}'
 MARKS = {"agent": "assistant", "group": "main-0190d9a7c3b24f65a1b8e93f2"}
-STEPS = ("step_7f3c9a51", "step_8a4d0b62")
 """One event is 135 bytes of JSON, a text delta: mostly text, or a short one with marks. Both hold a stamp."""
 
 TURN = 256
@@ -51,11 +51,18 @@ def _fillers(count: int, length: int) -> list[str]:
 FILLERS = _fillers(1024, 84)
 
 
+def _padding(length: int) -> str:
+    """So much of that prose."""
+    prose = "".join(FILLERS)
+    return (prose * (length // len(prose) + 1))[:length] if length > 0 else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`rate`: events per second and stream, 0 for as fast as the loop turns. `seal`: streams end after their events;
     else they stay open. `short`: short texts with marks that keep neighbours from merging. `viewed`: each stream has
-    its first viewer before it begins."""
+    its first viewer before it begins. `size`: characters of each text instead, at least those of a stamp; neighbours do
+    not merge then. `name`: the streams are called so, for those that share a store; only unspool's server heeds it."""
 
     streams: int
     events: int
@@ -63,6 +70,8 @@ class Plan:
     seal: bool = True
     short: bool = False
     viewed: bool = True
+    size: int = 0
+    name: str = "s"
 
 
 def stamp(number: int) -> str:
@@ -89,6 +98,7 @@ class Source:
         self._go = asyncio.Event()
         self._begun = 0.0
         self._running = plan.streams
+        self._fillers = [_padding(plan.size - len(stamp(0)))] if plan.size else [""] if plan.short else FILLERS
 
     def go(self) -> None:
         self._begun = asyncio.get_running_loop().time()
@@ -96,7 +106,8 @@ class Source:
 
     async def texts(self, stream: int) -> AsyncGenerator[tuple[int, str], None]:
         """The number and the text of each event of a stream."""
-        plan = self.plan
+        plan, fillers = self.plan, self._fillers
+        last = len(fillers) - 1
         await self._go.wait()
         loop = asyncio.get_running_loop()
         pace = 1 / plan.rate if plan.rate else 0.0
@@ -107,7 +118,7 @@ class Source:
                 await asyncio.sleep(due - loop.time())
             else:
                 await asyncio.sleep(0)
-            yield number, stamp(number) if plan.short else stamp(number) + FILLERS[(number + stream * 7) & 1023]
+            yield number, stamp(number) + fillers[(number + stream * 7) & last]
         self._running -= 1
         if not self._running:
             self.ended.set()
