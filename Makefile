@@ -17,7 +17,7 @@ MINUTES ?=
 BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop lint format types simulate chaos fuzz bench bench-compare instructions docs constraints clean
+.PHONY: help demo test interop lint format types simulate chaos fuzz bench bench-compare growth instructions docs constraints clean
 
 help: ## List the targets
 	@echo "make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -67,6 +67,9 @@ bench: $(VENV)/.bench build/bench-load ## Figures, as ratios measured in one run
 
 bench-compare: $(VENV)/.bench build/bench-load ## What has changed since another run (BASE=base.json)
 	@$(PY) -m bench compare $(or $(BASE),$(error BASE=file: what make bench ARGS='--json file' wrote)) $(ARGS)
+
+growth: $(VENV)/.dev build/bench-load ## How costs grow with viewers, streams, events, size, replicas (ARGS='--quick', '--docs')
+	@$(PY) -m bench.growth $(ARGS)
 
 instructions: $(VENV)/.dev ## What the hot loops cost in bytecodes and, with valgrind, in machine instructions
 	@$(PY) -m bench.instructions $(ARGS)
