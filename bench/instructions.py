@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NamedTuple
@@ -125,19 +126,24 @@ LOOPS: Final = {
 
 def bytecodes(run: Callable[[int], None], count: int = EVENTS) -> float:
     """Bytecodes per event, without what the loop costs before its first."""
+    return sum(stages(run, count).values())
+
+
+def stages(run: Callable[[int], None], count: int = EVENTS) -> dict[str, float]:
+    """The same by the module in which they are."""
     run(8)  # imports, caches
-    return (_traced(run, count) - _traced(run, 8)) / (count - 8)
+    few, many = _traced(run, 8), _traced(run, count)
+    return {name: (many[name] - few[name]) / (count - 8) for name in many}
 
 
-def _traced(run: Callable[[int], None], count: int) -> int:
-    total = 0
+def _traced(run: Callable[[int], None], count: int) -> Counter[str]:
+    total = Counter[str]()
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal total
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode":
-            total += 1
+            total[frame.f_globals.get("__name__", "")] += 1
         return trace
 
     before = sys.gettrace()
@@ -173,10 +179,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
     parser.add_argument("--run", choices=LOOPS, help="only run this loop, for whoever counts from outside")
     parser.add_argument("--events", type=int, default=EVENTS)
+    parser.add_argument("--stages", choices=LOOPS, help="where the bytecodes of this loop are, by module")
     parser.add_argument("--no-valgrind", action="store_true", help="bytecodes alone, which takes seconds")
     given = parser.parse_args()
     if given.run:
         LOOPS[given.run].run(given.events)
+        return
+    if given.stages:
+        for name, cost in sorted(stages(LOOPS[given.stages].run).items(), key=lambda stage: -stage[1]):
+            if cost >= 0.5:
+                print(f"{cost:>8,.0f}  {name}")
         return
     print(f"{'loop':<8}{'bytecodes':>12}{'bound':>8}{'instructions':>15}   per event")
     for name, loop in LOOPS.items():

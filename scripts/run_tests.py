@@ -1,10 +1,11 @@
-"""Run every test: those with other people's clients, which mostly wait for one another, beside the rest.
+"""Run every test: those that mostly wait, for other processes and other people's clients, beside the rest.
 
-What they print comes after the rest, so that both can be read.
+What they print comes after the rest, so that all of it can be read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -28,13 +29,26 @@ def ended(process: subprocess.Popen[bytes]) -> int:
             continue
 
 
+BESIDE = {
+    "Processes, servers and browsers": tuple(
+        f"tests/{room}" for room in ("integration", "browser", "chaos", "docs", "js", "leaks")
+    ),
+    "Clients and proxies that others have written": ("tests/interop",),
+}
+"""What is printed above → the rooms whose tests run in a process of their own."""
+
+
 def main() -> int:
-    with tempfile.TemporaryFile() as log:
-        interop, rest = pytest("tests/interop", output=log), pytest("--ignore=tests/interop")
-        statuses = [ended(rest), ended(interop)]
-        print("==> Clients and proxies that others have written", flush=True)
-        log.seek(0)
-        shutil.copyfileobj(log, sys.stdout.buffer)
+    with contextlib.ExitStack() as stack:
+        logs = {title: stack.enter_context(tempfile.TemporaryFile()) for title in BESIDE}
+        processes = [pytest(*rooms, output=logs[title]) for title, rooms in BESIDE.items()]
+        processes.append(pytest(*(f"--ignore={room}" for rooms in BESIDE.values() for room in rooms)))
+        statuses = [ended(process) for process in reversed(processes)]
+        for title, log in logs.items():
+            print(f"==> {title}", flush=True)
+            log.seek(0)
+            shutil.copyfileobj(log, sys.stdout.buffer)
+            sys.stdout.flush()
     return max(map(abs, statuses))
 
 

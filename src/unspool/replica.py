@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any
 
 from unspool import events
@@ -78,9 +78,12 @@ class Replica:
                 tail.accept([job.terminal])
         return tail
 
-    def drop_idle_tails(self) -> None:
+    def drop_idle_tails(self, keys: Iterable[GenerationKey]) -> None:
         now = asyncio.get_running_loop().time()
-        for key, tail in list(self.tails.items()):
+        for key in keys:
+            tail = self.tails.get(key)
+            if tail is None:
+                continue
             over = tail.sealed or tail.gone is not None or now - tail.idle_since >= _LINGER
             if over and not tail.viewers and key not in self.runs:
                 del self.tails[key]

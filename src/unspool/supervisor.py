@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
 
 from unspool.errors import Fenced, Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.jobs import GenerationKey, Job, Task
@@ -13,6 +14,9 @@ from unspool.terminals import OWNER_LOST, Aborted, Failed
 
 _log = logging.getLogger("unspool.supervisor")
 _EXPIRED_PER_SWEEP = 100
+_PIECE = 256
+
+T = TypeVar("T")
 
 
 class Supervisor:
@@ -53,25 +57,23 @@ class Supervisor:
                 _log.exception("periodic work failed; it goes on with the next round")
 
     async def renew(self) -> None:
-        """Renew all leases in one call, and hear of stops whose hints were lost."""
+        """Renew all leases, hundreds in one call, and hear of stops whose hints were lost."""
         replica = self._replica
-        runs = list(replica.runs.values())
-        if not runs:
-            return
-        leases = [(run.key, run.epoch) for run in runs]
-        found = await replica.store.renew(replica.name, leases, replica.options.lease)
-        await replica.billing.renew((run.job, run.epoch) for run in runs)
-        for run, renewal in zip(runs, found, strict=True):
-            if run.done.is_set():
-                continue
-            if not renewal.held:
-                run.lose()
-            elif renewal.abort is not None:
-                run.stop(Aborted(renewal.abort.by, renewal.abort.reason))
+        async for runs in _pieces(replica.runs.values()):
+            leases = [(run.key, run.epoch) for run in runs]
+            found = await replica.store.renew(replica.name, leases, replica.options.lease)
+            await replica.billing.renew((run.job, run.epoch) for run in runs)
+            for run, renewal in zip(runs, found, strict=True):
+                if run.done.is_set():
+                    continue
+                if not renewal.held:
+                    run.lose()
+                elif renewal.abort is not None:
+                    run.stop(Aborted(renewal.abort.by, renewal.abort.reason))
 
     async def sweep(self) -> None:
         """End what is stalled or too long, take over what has no owner."""
-        self._end_overdue()
+        await self._end_overdue()
         now, lease = asyncio.get_running_loop().time, self._replica.options.lease
         asked = now()
         expired = await self._replica.store.expired(_EXPIRED_PER_SWEEP)
@@ -86,17 +88,19 @@ class Supervisor:
         """Delete what is past retention, drop what nobody looks at."""
         options = self._replica.options
         completed = options.retention if options.completed_retention is None else options.completed_retention
-        self._replica.drop_idle_tails()
+        async for keys in _pieces(self._replica.tails):
+            self._replica.drop_idle_tails(keys)
         await self._replica.store.delete_expired(options.retention, completed)
 
-    def _end_overdue(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for run in list(self._replica.runs.values()):
-            limits = run.job.limits
-            if limits.stall and not run.generation.paused and now - run.active_at >= limits.stall:
-                run.stop(Aborted("system", "stalled"))
-            elif limits.duration and now - run.started_at >= limits.duration:
-                run.stop(Aborted("system", "duration"))
+    async def _end_overdue(self) -> None:
+        async for runs in _pieces(self._replica.runs.values()):
+            now = asyncio.get_running_loop().time()
+            for run in runs:
+                limits = run.job.limits
+                if limits.stall and not run.generation.paused and now - run.active_at >= limits.stall:
+                    run.stop(Aborted("system", "stalled"))
+                elif limits.duration and now - run.started_at >= limits.duration:
+                    run.stop(Aborted("system", "duration"))
 
     def _resumable(self, job: Job) -> Task | None:
         """The task of an orphan that is to be gone on with, by whoever knows its name."""
@@ -142,8 +146,19 @@ class Supervisor:
 
     async def poll(self) -> None:
         """Look at live sources, and at the logs that others write and somebody follows here: it backs up lost hints."""
-        for run in self._replica.runs.values():
-            run.generation.collect_quietly()
-        for tail in self._replica.tails.values():
-            if tail.viewers and not tail.local and not tail.sealed:
-                tail.repair_soon()
+        async for runs in _pieces(self._replica.runs.values()):
+            for run in runs:
+                run.generation.collect_quietly()
+        async for tails in _pieces(self._replica.tails.values()):
+            for tail in tails:
+                if tail.viewers and not tail.local and not tail.sealed:
+                    tail.repair_soon()
+
+
+async def _pieces(items: Collection[T]) -> AsyncGenerator[Sequence[T]]:
+    """Items as they are now, some hundreds at a time: in between, the loop turns for everybody else."""
+    whole = list(items)
+    for at in range(0, len(whole), _PIECE):
+        if at:
+            await asyncio.sleep(0)
+        yield whole[at : at + _PIECE]

@@ -26,7 +26,8 @@ LINK: Final = "unspool.link"
 """The ASGI extension under which our own server lends the connection itself."""
 CUT: Final = "unspool.cut"
 """The one under which it lends a function that cuts a WebSocket's connection at once."""
-_LARGE: Final = 32 * 1024
+LARGE: Final = 32 * 1024
+"""Bytes that are not copied for the sake of a line, and that no live write takes: whoever waits for the socket does."""
 
 
 class Link(Protocol):
@@ -46,8 +47,18 @@ class Link(Protocol):
 
     async def drain(self) -> None: ...
 
+    @property
+    def written_at(self) -> float:
+        """When something was written last, in the loop's time."""
+        ...
+
     def write(self, body: bytes) -> None:
         """Write a piece of the response's body."""
+        ...
+
+    def offer(self, body: bytes) -> bool:
+        """The same for what comes live; False, and nothing is written, where the socket does not drain or it is much at
+        once."""
         ...
 
     def keep(self, lost: Callable[[], None]) -> None:
@@ -90,8 +101,10 @@ async def pump(
     headers: list[tuple[bytes, bytes]],
     options: StreamOptions,
     first: bytes = b"",
+    over: Callable[[], None] | None = None,
 ) -> None:
-    """Answer with a stream: `first`, then the viewer's frames to their end. The viewer is closed, however it ends.
+    """Answer with a stream: `first`, then the viewer's frames to their end. The viewer is closed, however it ends, and
+    `over` is called then.
 
     On our own server this returns while the response goes on.
     """
@@ -101,7 +114,7 @@ async def pump(
         await send({"type": "http.response.body", "body": b""})
         return
     link: Link | None = scope.get("extensions", {}).get(LINK)
-    await _Pump(viewer, encode, send, options, link).run(receive, headers, first)
+    await _Pump(viewer, encode, send, options, link, over).run(receive, headers, first)
 
 
 class _Pump:
@@ -119,6 +132,7 @@ class _Pump:
         "_link",
         "_loop",
         "_options",
+        "_over",
         "_retry",
         "_send",
         "_sending",
@@ -127,11 +141,20 @@ class _Pump:
         "_viewer",
     )
 
-    def __init__(self, viewer: Viewer, encode: Encoder, send: Send, options: StreamOptions, link: Link | None) -> None:
+    def __init__(
+        self,
+        viewer: Viewer,
+        encode: Encoder,
+        send: Send,
+        options: StreamOptions,
+        link: Link | None,
+        over: Callable[[], None] | None,
+    ) -> None:
         self._viewer = viewer
         self._encode = encode
         self._send = send
         self._options = options
+        self._over = over
         self._link = link  # to cut the connection with
         self._lent: Link | None = None  # to write to it
         self._loop = asyncio.get_running_loop()
@@ -157,7 +180,7 @@ class _Pump:
             if watcher is not None and self._link is not None:
                 await asyncio.wait([watcher], timeout=1.0)
         except BaseException:
-            self._over()
+            self._end()
             raise
         finally:
             if watcher is not None:
@@ -169,7 +192,7 @@ class _Pump:
         if finished is None:
             self._task = None
             return
-        self._over()
+        self._end()
         if not finished:
             if self._link is not None:
                 self._link.close()
@@ -185,7 +208,7 @@ class _Pump:
         try:
             if first:
                 await self._write(first)
-            while self._lent is None or not viewer.park(encode, self._write_live, self._woken):
+            while not self._parks():
                 frames = await viewer.frames(encode)
                 if frames is None:
                     return True
@@ -198,14 +221,12 @@ class _Pump:
             return False
         return None
 
-    def _write_live(self, data: bytes) -> bool:
-        # Where the connection takes it, one write for each viewer and nothing else.
+    def _parks(self) -> bool:
+        """Where the connection takes it, one write for each viewer and nothing else."""
         link = self._lent
-        if link is None or self._retry or link.paused or len(data) >= _LARGE:
-            return False
-        link.write(data)
-        self._last_write = self._loop.time()
-        return True
+        return link is not None and self._viewer.park(
+            self._encode, _nothing if self._retry else link.offer, self._woken
+        )
 
     def _woken(self, error: Exception | None) -> None:
         self._task = self._loop.create_task(self._wake(error))
@@ -219,7 +240,7 @@ class _Pump:
                 await self._write(KEEP_ALIVE)
             await self._go_on()
         except BaseException as failure:
-            self._over()
+            self._end()
             if self._link is not None:
                 self._link.abort()
             if not isinstance(failure, Exception):
@@ -230,7 +251,7 @@ class _Pump:
         self._sending = True
         if self._retry and data is not KEEP_ALIVE:
             self._retry = False
-            if len(data) < _LARGE:
+            if len(data) < LARGE:
                 data = with_retry(data, self._options.retry)
             else:  # the line belongs to the same event, which is too large to be copied for it
                 await self._write_out(with_retry(b"", self._options.retry))
@@ -246,18 +267,25 @@ class _Pump:
             self._lent.write(data)
             await asyncio.sleep(0)  # one viewer that catches up must not hold up the others
 
+    @property
+    def _written_at(self) -> float:
+        return self._last_write if self._lent is None else self._lent.written_at
+
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._viewer.close()
 
-    def _over(self) -> None:
+    def _end(self) -> None:
         self._timer.cancel()
         self._viewer.close()
+        over, self._over = self._over, None
+        if over is not None:
+            over()
 
     def _tick(self) -> None:
         now = self._loop.time()
-        silence = now - self._last_write
+        silence = now - self._written_at
         if self._sending and silence >= self._options.send_timeout:
             self._viewer.close()
             if self._link is not None:
@@ -276,7 +304,11 @@ class _Pump:
     def _heartbeat(self) -> None:
         if self._task is None and self._lent is not None and not self._lent.paused:
             self._lent.write(KEEP_ALIVE)
-            self._last_write = self._loop.time()
             return
         self._beat = self._task is None
         self._viewer.poke()
+
+
+def _nothing(_: bytes) -> bool:
+    """Takes nothing: the first event is written with more than itself."""
+    return False

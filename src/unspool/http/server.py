@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import cast
+from typing import ClassVar, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from unspool.errors import ConfigurationError
-from unspool.http.pump import CUT, LINK
+from unspool.http.pump import CUT, LARGE, LINK
 from unspool.manager import GenerationManager
 
 _BACKLOG = 2048
@@ -66,12 +66,27 @@ class _Socket(WebSocketsSansIOProtocol):
 class _Link:
     """A response under way, as the stream writes it: straight to the transport, under uvicorn's flow control."""
 
-    __slots__ = ("_cycle", "_flow", "_lost", "_on_response", "_previous", "_transport")
+    __slots__ = (
+        "_chunked",
+        "_cycle",
+        "_flow",
+        "_lost",
+        "_on_response",
+        "_previous",
+        "_time",
+        "_transport",
+        "written_at",
+    )
+    last: ClassVar = (b"", b"")
+    """What was written last, and the same as a chunk: viewers who stand at one place write the very same piece."""
 
     def __init__(self, cycle: RequestResponseCycle, previous: _Link | None) -> None:
+        self.written_at = 0.0
         self._cycle = cycle
+        self._chunked = True
         self._transport = cycle.transport
         self._flow = cycle.flow
+        self._time = asyncio.get_running_loop().time
         self._lost: Callable[[], None] | None = None
         self._on_response: Callable[..., None] | None = None  # while uvicorn takes the response for complete
         # A client may ask for more on a connection before it has its answer.
@@ -88,18 +103,30 @@ class _Link:
     async def drain(self) -> None:
         await self._flow.drain()
 
+    def offer(self, body: bytes) -> bool:
+        if self._flow.write_paused or len(body) >= LARGE:
+            return False
+        self.write(body)
+        return True
+
     def write(self, body: bytes) -> None:
         if self._transport.is_closing():
             return
-        if not self._cycle.chunked_encoding:
+        self.written_at = self._time()
+        if not self._chunked:
             self._transport.write(body)
         elif len(body) < _SEND_BUFFER:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            last, chunk = _Link.last
+            if body is not last:
+                chunk = b"%x\r\n%b\r\n" % (len(body), body)
+                _Link.last = body, chunk
+            self._transport.write(chunk)
         else:  # a snapshot, which many who join at once share: it is not copied for each
             self._transport.writelines((b"%x\r\n" % len(body), body, b"\r\n"))
 
     def keep(self, lost: Callable[[], None]) -> None:
         self._lost = lost
+        self._chunked = self._cycle.chunked_encoding is True
 
     def returned(self) -> None:
         """The application has returned: in this very step uvicorn looks whether the response is complete."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -133,16 +133,23 @@ def _finished(job: Job, position: Position) -> bool:
 
 
 class ProjectedStream(Response):
-    """A response that follows a log through a projection, from where `projecting.attach` has begun."""
+    """A response that follows a log through a projection, from where `projecting.attach` has begun. `over` is called
+    when it has ended, however that came."""
 
     def __init__(
-        self, projected: Projected[Any], *, headers: Mapping[str, str] = _NONE, options: StreamOptions = DEFAULTS
+        self,
+        projected: Projected[Any],
+        *,
+        headers: Mapping[str, str] = _NONE,
+        options: StreamOptions = DEFAULTS,
+        over: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.raw_headers = [*HEADERS, *((name.encode(), value.encode("latin-1")) for name, value in headers.items())]
         self._projected = projected
         self._options = options
+        self._over = over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         viewer, encode, first = self._projected
-        await pump(viewer, encode, scope, receive, send, self.raw_headers, self._options, first)
+        await pump(viewer, encode, scope, receive, send, self.raw_headers, self._options, first, self._over)

@@ -318,7 +318,7 @@ async def test_nothing_is_left_of_a_hundred_streams() -> None:
                 await streams.append(path, ME, text("y"))
                 assert (await within(live.next())) is not None
             await streams.delete(path, ME)
-        manager.replica.drop_idle_tails()
+        manager.replica.drop_idle_tails(list(manager.replica.tails))
         assert (await manager.counts()).total == 0
         assert (len(streams._cache), len(manager.replica.tails), len(manager.replica.viewers)) == (0, 0, 0)
 

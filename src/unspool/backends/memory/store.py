@@ -40,6 +40,14 @@ class _Entry:
         return self._job.lease.epoch
 
     @property
+    def replica(self) -> str:
+        return self._job.lease.replica
+
+    @property
+    def settled_at(self) -> float | None:
+        return self._job.settled_at
+
+    @property
     def status(self) -> Status:
         return self._job.status
 
@@ -292,7 +300,7 @@ class MemoryStore:
         expires_at = self._clock() + seconds
         for key, epoch in leases:
             entry = self._active.get(key)
-            held = entry is not None and entry.epoch == epoch and entry.job().lease.replica == replica
+            held = entry is not None and entry.epoch == epoch and entry.replica == replica
             if held and entry is not None:
                 entry.expires_at = expires_at
             found.append(Renewal(held, entry.abort if entry is not None else None))
@@ -356,7 +364,7 @@ class MemoryStore:
         old: list[GenerationKey] = []
         for key, entry in self._settled.items():
             kept = completed_retention if entry.status is Status.COMPLETE else retention
-            if now - (entry.job().settled_at or now) >= kept:
+            if now - (entry.settled_at or now) >= kept:
                 old.append(key)
         for key in old:
             self._forget(key)

@@ -17,7 +17,6 @@ from unspool.http.dialects.langgraph.projection import NAME
 from unspool.http.dialects.langgraph.threads import known
 from unspool.http.door import Door
 from unspool.http.pump import LINK, Link
-from unspool.http.stream import ProjectedStream
 from unspool.jobs import ANYONE, Job, Metadata
 from unspool.viewer import End, Viewer
 
@@ -77,23 +76,6 @@ class Leaving:
             await manager.abort(job.stream_id, user=ANYONE, generation=job.generation, reason="the client went away")
         except UnspoolError as error:
             _log.warning("%s: its client went away, and it could not be stopped: %s", job.key, error)
-
-
-class Watched(Response):
-    """A stream that tells when its client goes away before the end."""
-
-    def __init__(self, stream: ProjectedStream, viewer: Viewer, left: Left) -> None:
-        super().__init__()
-        self._stream = stream
-        self._viewer = viewer
-        self._left = left
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._stream(scope, receive, send)
-        finally:
-            if self._viewer.end is End.CLOSED:
-                self._left()
 
 
 class Waiting(Response):

@@ -29,7 +29,7 @@ from unspool.http.dialects.langgraph.projection import (
     kind_of,
     run_id,
 )
-from unspool.http.dialects.langgraph.responses import Leaving, Waiting, Watched
+from unspool.http.dialects.langgraph.responses import Leaving, Waiting
 from unspool.http.dialects.langgraph.threads import (
     RUN,
     Head,
@@ -46,6 +46,7 @@ from unspool.http.door import Door, json_response
 from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
 from unspool.jobs import Job, check_id
+from unspool.viewer import End
 
 _ALL: Final = (VALUES, TUPLES, UPDATES, CUSTOM)
 """What a client gets of a run that was started without modes."""
@@ -219,12 +220,16 @@ class Runs:
             query.append(("cancel_on_disconnect", "1"))
         # A client that is cut off comes back here, and says no more than the last id that it has.
         location = f"{_path(job)}/stream" + (f"?{urlencode(query)}" if query else "")
-        stream = ProjectedStream(
-            projected, headers={"location": location, "content-location": _path(job)}, options=self._door.stream_options
-        )
-        if follower is None:
-            return stream
-        return Watched(stream, projected.viewer, self._left(job, follower))
+        left = None if follower is None else self._left(job, follower)
+
+        def over() -> None:
+            if left is not None and projected.viewer.end is End.CLOSED:
+                left()
+
+        return ProjectedStream(
+            projected, headers={"location": location, "content-location": _path(job)},
+            options=self._door.stream_options, over=over,
+        )  # fmt: skip
 
     async def join(self, request: Request) -> Response:
         """Wait for a run's end."""
