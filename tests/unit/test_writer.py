@@ -26,14 +26,14 @@ KEY = GenerationKey("s", 1)
 class Log:
     """A writer over a faulty store, and what it published."""
 
-    def __init__(self, *, backlog: int = 8, log_bytes: int = 0, **faults: Any) -> None:
+    def __init__(self, *, backlog: int = 8, log_bytes: int = 0, at_hand: bool = False, **faults: Any) -> None:
         self.inner = MemoryStore()
         self.store = FaultyStore(self.inner, **faults)
         self.published: list[Record] = []
         self.lost: list[Exception] = []
         self.writer = LogWriter(
-            self.store.as_store(), KEY, 1, self._publish, self.lost.append, self._held, Turns(),
-            last=0, backlog=backlog, log_bytes=log_bytes,
+            self.inner if at_hand else self.store.as_store(), KEY, 1, self._publish, self.lost.append, self._held,
+            Turns(), last=0, backlog=backlog, log_bytes=log_bytes,
         )  # fmt: skip
 
     async def create(self) -> Log:
@@ -227,3 +227,28 @@ async def test_a_log_has_its_bound_of_bytes() -> None:
     with pytest.raises(RunFailed) as raised:
         log.put("x")
     assert raised.value.reason == "limit_exceeded"
+
+
+async def test_a_store_at_hand_needs_no_task() -> None:
+    """What comes in one step of a run is one append in the next turn of the loop, and nobody waits for it."""
+    log = await Log(backlog=100, at_hand=True).create()
+    tasks = asyncio.all_tasks()
+    for _ in range(3):
+        for text in "ab":
+            log.put(text)
+        assert asyncio.all_tasks() == tasks
+        await asyncio.sleep(0)
+    assert [record.data["text"] for record in log.published] == ["ab", "ab", "ab"]
+    assert await log.stored() == log.published
+
+
+async def test_a_store_at_hand_fences_as_any_other() -> None:
+    """The owner is told once, whoever waits gets it as an error, and nothing more is taken."""
+    log = await Log(at_hand=True).create()
+    await log.inner.take_over(KEY, 1, "b", 60.0, only_expired=False)
+    log.put("a")
+    with pytest.raises(Fenced):
+        await log.writer.flush()
+    with pytest.raises(Fenced):
+        log.put("b")
+    assert (len(log.lost), await log.stored()) == (1, [])
