@@ -218,6 +218,8 @@ class Tail:
                 self.gone = error
                 self.viewers.tell()
                 raise
+            if self.sealed:  # a hint was faster
+                return
             if page.sealed and page.last_offset <= self.held:
                 self.rewind(page.last_offset - 1)
                 continue

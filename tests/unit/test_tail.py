@@ -12,6 +12,7 @@ from unspool.events import Record
 from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import Checkpoint, Hint, NewJob
 from unspool.tail import Tail
+from unspool.testing.faults import FaultyStore
 
 KEY = GenerationKey("s", 1)
 
@@ -122,6 +123,29 @@ async def test_a_log_that_was_written_anew_is_read_from_where_it_parts() -> None
     assert told.rewinds == [12]
     assert made.slice(12) == other
     assert (await made.snapshot()).text == "".join(f"{n} " for n in range(1, 13)) + "other " * 13
+
+
+async def test_an_end_that_comes_while_the_store_is_read_stays() -> None:
+    """A page that holds the end, too, is no news then, and nothing is taken back."""
+    store, told = await filled(1), Told()
+    faulty = FaultyStore(store, verbs=frozenset({"read"}))
+    made = tail(store, window=100)
+    made._store = faulty.as_store()
+    made.viewers[told] = None
+    made.accept(records(1, 1))
+    await store.seal(KEY, 1, "completed", b"{}")
+    faulty.gate = asyncio.Event()
+    made.repair_soon()
+    while "read" not in faulty.calls:
+        await asyncio.sleep(0)
+    end = (await store.get("s")).terminal
+    assert end is not None
+    made.hint(Hint(KEY, 2, [end], control=True))
+    faulty.gate.set()
+    assert made._repair is not None
+    await made._repair
+    assert (made.held, made.sealed, told.rewinds) == (2, True, [])
+    assert made.slice(1) == [end]
 
 
 async def test_hints_that_come_twice_raise_no_doubt() -> None:
