@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any, NamedTuple
 
@@ -64,32 +64,21 @@ class Got(NamedTuple):
 
 
 class Returns:
-    """The position of each request for events, as the server gets them; `open`: how many of them are under way."""
+    """The position of each request for events, as the server gets them."""
 
     def __init__(self) -> None:
         self.positions: list[int] = []
-        self.open = 0
         self._changed = asyncio.Event()
 
-    @contextmanager
-    def noted(self, position: int) -> Generator[None]:
+    def note(self, position: int) -> None:
         self.positions.append(position)
-        self.open += 1
         self._changed.set()
-        try:
-            yield
-        finally:
-            self.open -= 1
-
-    async def change(self) -> None:
-        """Wait for one more than there are now."""
-        self._changed.clear()
-        await self._changed.wait()
 
     async def reach(self, count: int) -> None:
         """Wait until there were so many."""
         while len(self.positions) < count:
-            await self.change()
+            self._changed.clear()
+            await self._changed.wait()
 
 
 class Watch:
@@ -102,10 +91,8 @@ class Watch:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "GET" and scope["path"].endswith("/events"):
             position = position_of(Headers(scope=scope), QueryParams(scope["query_string"]))
-            with self._returns.noted(position.after):
-                await self._app(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            self._returns.note(position.after)
+        await self._app(scope, receive, send)
 
 
 def events(random: Random) -> Iterator[Event]:
@@ -150,13 +137,17 @@ class Story:
         for event in events(self._random):
             if len(self.written) >= self._least and self.proxy.cuts >= self._cuts:
                 break
-            while self.proxy.cuts < self._cuts and self._ahead >= (self._most if self.returns.open else AWAY):
-                await self.returns.change()
+            while self.proxy.cuts < self._cuts and self._ahead >= (self._most if self._followed else AWAY):
+                await asyncio.sleep(0.002)
             await gen.emit_event(event)
             self.written.append(Got(f"{gen.generation}-{len(self.written) + 1}", event.type, event.data))
             self._ends.append(self._ends[-1] + len(msgspec.json.encode(event.data)))
             await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.003)))
         self.live_cuts = self.proxy.cuts
+
+    @property
+    def _followed(self) -> bool:
+        return self.manager.statistics()["viewers"] > 0
 
     @property
     def _ahead(self) -> int:
