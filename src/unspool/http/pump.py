@@ -225,8 +225,16 @@ class _Pump:
         """Where the connection takes it, one write for each viewer and nothing else."""
         link = self._lent
         return link is not None and self._viewer.park(
-            self._encode, _nothing if self._retry else link.offer, self._woken
+            self._encode, self._offer_first if self._retry else link.offer, self._woken
         )
+
+    def _offer_first(self, data: bytes) -> bool:
+        assert self._lent is not None
+        if self._retry and len(data) < LARGE:
+            data = with_retry(data, self._options.retry)
+        taken = self._lent.offer(data)
+        self._retry = self._retry and not taken
+        return taken
 
     def _woken(self, error: Exception | None) -> None:
         self._task = self._loop.create_task(self._wake(error))
@@ -307,8 +315,3 @@ class _Pump:
             return
         self._beat = self._task is None
         self._viewer.poke()
-
-
-def _nothing(_: bytes) -> bool:
-    """Takes nothing: the first event is written with more than itself."""
-    return False
