@@ -146,7 +146,11 @@ class Watch:
                 )
 
     def _served_in_time(self) -> None:
-        """A viewer of a replica that is well gets what there is within one poll, whatever became of the hints."""
+        """A viewer of a replica that is well gets what there is within one poll, whatever became of the hints.
+
+        The owner asks for nothing but its lease: where whoever has replaced its generation dies before it has said so,
+        that is how the owner hears of it.
+        """
         world, now = self._world, self._world.loop.time()
         for client in world.viewers:
             connection, log = client.connection, client.log
@@ -160,7 +164,9 @@ class Watch:
                 continue
             assert connection is not None
             since = max(client.behind_since, self._node_able_since(connection.node))
-            if now > since + world.profile.options.poll + _SLACK:
+            options = world.profile.options
+            owns = log is not None and log.holder == connection.node.replica
+            if now > since + (max(options.poll, options.lease / 3) if owns else options.poll) + _SLACK:
                 what = log.next_public(client.position) if log is not None else None
                 world.fail(
                     "liveness",
