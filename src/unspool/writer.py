@@ -231,16 +231,16 @@ class LogWriter:
         if self._at_once is None:
             self._committer = asyncio.create_task(self._commit(), name=f"commit {self._key}")
             return
-        batch, metadata, status = self._take()
         try:
+            batch, metadata, status = self._take()
             self._at_once(self._key, self._epoch, batch, metadata=metadata, status=status)
             self._committed(batch)
         except Exception as error:  # noqa: BLE001
             self._break(error)
 
     async def _commit(self) -> None:
-        batch, metadata, status = self._take()
         try:
+            batch, metadata, status = self._take()
             await self._append(batch, metadata, status)
             self._committed(batch)
         except Exception as error:  # noqa: BLE001

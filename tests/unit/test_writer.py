@@ -252,3 +252,19 @@ async def test_a_store_at_hand_fences_as_any_other() -> None:
     with pytest.raises(Fenced):
         log.put("b")
     assert (len(log.lost), await log.stored()) == (1, [])
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+async def test_marks_that_were_changed_afterwards_break_their_own_log_alone(at_hand: bool) -> None:
+    """They are the application's objects: what cannot be written any more ends this run, and holds up no other."""
+    turns = Turns()
+    log, other = await Log(at_hand=at_hand).create(), await Log(at_hand=at_hand).create()
+    log.writer._turns = other.writer._turns = turns
+    mark: list[object] = []
+    log.writer.put_delta(Part("text.delta", "p", {"x": mark}, False), "a")
+    other.put("b")
+    mark.append(object())
+    await other.writer.flush()
+    with pytest.raises(Fenced):
+        await log.writer.flush()
+    assert (len(log.lost), [record.data["text"] for record in other.published]) == (1, ["b"])
