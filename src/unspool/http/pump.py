@@ -179,7 +179,7 @@ class _Pump:
             await self._go_on(first)
             if watcher is not None and self._link is not None:
                 await asyncio.wait([watcher], timeout=1.0)
-        except BaseException:
+        except (Exception, asyncio.CancelledError):
             self._end()
             raise
         finally:
@@ -247,13 +247,18 @@ class _Pump:
                 self._beat = False
                 await self._write(KEEP_ALIVE)
             await self._go_on()
-        except BaseException as failure:
-            self._end()
-            if self._link is not None:
-                self._link.abort()
-            if not isinstance(failure, Exception):
-                raise
+        except Exception:  # noqa: BLE001
+            # Nobody waits for this task: what went wrong is said here, and the client sees that it is cut.
             _log.exception("%r failed", self._viewer)
+            self._cut()
+        except asyncio.CancelledError:
+            self._cut()
+            raise
+
+    def _cut(self) -> None:
+        self._end()
+        if self._link is not None:
+            self._link.abort()
 
     async def _write(self, data: bytes) -> None:
         self._sending = True
