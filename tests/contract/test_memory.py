@@ -1,9 +1,13 @@
-"""The memory back end fulfils the contract: several replicas in one process share a store and a transport."""
+"""The memory back end fulfils the contract: several replicas in one process share a store and a transport.
+
+All of it runs on virtual time, the store's clock included: see `conftest.py`.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.virtual import now
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.protocols import EventTransport, JobStore
 from unspool.testing.contract import *  # noqa: F403
@@ -13,7 +17,7 @@ class MemoryBackend:
     name = "memory"
 
     def __init__(self, max_jobs: int) -> None:
-        self._store = MemoryStore(max_jobs=max_jobs)
+        self._store = MemoryStore(max_jobs=max_jobs, clock=now)
         self._transport = MemoryTransport()
 
     async def make(self) -> tuple[JobStore, EventTransport]:

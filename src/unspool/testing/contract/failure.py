@@ -12,7 +12,7 @@ from unspool.jobs import Job, Limits, Status
 from unspool.manager import GenerationManager
 from unspool.options import Hooks
 from unspool.producer import Generation
-from unspool.testing.contract.kit import Cluster, Puppet, begin, eventually, read, settled, within
+from unspool.testing.contract.kit import LEASE, Cluster, Puppet, begin, eventually, read, settled, within
 
 
 class TestFailure:
@@ -20,7 +20,7 @@ class TestFailure:
 
     async def test_a_dead_owner_is_noticed_and_said_aloud(self, cluster: Cluster) -> None:
         """Scenario 52: a terminal error at every viewer, no longer active, the content kept, a new turn starts."""
-        one, two = await cluster.replica("a", lease=0.3), await cluster.replica("b")
+        one, two = await cluster.replica("a", lease=LEASE), await cluster.replica("b")
         run = await begin(one)
         await run.say("so far")
         reader = await read(two)
@@ -38,10 +38,10 @@ class TestFailure:
 
         async def save(_: Job, content: Snapshot) -> None:
             saved.append(content.text)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.5 * LEASE)
 
-        one = await cluster.replica("a", lease=0.2)
-        others = [await cluster.replica(name, lease=0.2, hooks=Hooks(save_partial=[save])) for name in "bcd"]
+        one = await cluster.replica("a", lease=LEASE)
+        others = [await cluster.replica(name, lease=LEASE, hooks=Hooks(save_partial=[save])) for name in "bcd"]
         run = await begin(one)
         await run.say("so far")
         await cluster.kill(one)
@@ -51,7 +51,7 @@ class TestFailure:
 
     async def test_a_stop_that_a_dead_owner_never_heard_is_honoured(self, cluster: Cluster) -> None:
         """Asked for before the crash, it is sealed as aborted, not as an error."""
-        one, two = await cluster.replica("a", lease=0.3), await cluster.replica("b")
+        one, two = await cluster.replica("a", lease=LEASE), await cluster.replica("b")
         run = await begin(one)
         await run.say("x")
         await cluster.kill(one)
@@ -60,7 +60,7 @@ class TestFailure:
 
     async def test_a_paused_owner_is_fenced_when_it_wakes(self, cluster: Cluster) -> None:
         """Its next append is refused, and its run is stopped; the log stays as the survivor sealed it."""
-        one, two = await cluster.replica("a", lease=0.3), await cluster.replica("b")
+        one, two = await cluster.replica("a", lease=LEASE), await cluster.replica("b")
         run = await begin(one)
         await run.say("x")
         await cluster.pause(one)
@@ -72,14 +72,14 @@ class TestFailure:
 
     async def test_a_renewed_lease_keeps_a_quiet_run_alive(self, cluster: Cluster) -> None:
         """Scenario 53 in small: many leases long and many retentions long, it is neither reaped nor taken over."""
-        one = await cluster.replica("a", lease=1.0, retention=0.0, completed_retention=0.0)
-        two = await cluster.replica("b", lease=1.0, retention=0.0, completed_retention=0.0)
+        one = await cluster.replica("a", lease=LEASE, retention=0.0, completed_retention=0.0)
+        two = await cluster.replica("b", lease=LEASE, retention=0.0, completed_retention=0.0)
         run = await begin(one)
         await run.say("x")
         created = (await one.job("s", user="u")).lease.expires_at
 
         async def renewed() -> bool:
-            return (await two.job("s", user="u")).lease.expires_at > created + 1.0
+            return (await two.job("s", user="u")).lease.expires_at > created + LEASE
 
         await eventually(renewed)
         job = await two.job("s", user="u")
@@ -90,8 +90,8 @@ class TestFailure:
     async def test_a_stalled_run_is_aborted_and_zero_disables_it(self, cluster: Cluster) -> None:
         """Scenario 54: silent past its limit; viewers are told, memory is released; a paused run is not stalled."""
         manager = await cluster.replica()
-        silent = await begin(manager, "silent", limits=Limits(stall=0.15))
-        waiting = await begin(manager, "waiting", limits=Limits(stall=0.15))
+        silent = await begin(manager, "silent", limits=Limits(stall=1.0))
+        waiting = await begin(manager, "waiting", limits=Limits(stall=1.0))
         await waiting.emit("approval.requested", action_id="a")
         await begin(manager, "free", limits=Limits(stall=0))
         reader = await read(manager, "silent")

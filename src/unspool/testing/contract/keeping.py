@@ -9,12 +9,12 @@ import pytest
 from unspool.errors import Fenced, Gone, NotFound
 from unspool.jobs import AbortRequest, GenerationKey, Job, Owner, Status
 from unspool.protocols import Checkpoint, JobStore
-from unspool.testing.contract.kit import eventually
+from unspool.testing.contract.kit import LEASE, eventually
 from unspool.testing.contract.store import ALICE, BOB, made, records, sealed
 
 
 async def expired(store: JobStore) -> list[Job]:
-    """Wait until a lease has run out; sleeping is all that a real store's clock leaves."""
+    """Wait until a lease has run out; a real store's clock can only be waited for."""
 
     async def look() -> list[Job]:
         return list(await store.expired(10))
@@ -65,7 +65,7 @@ class TestStoreLease:
 
     async def test_an_append_renews_the_lease(self, store: JobStore) -> None:
         """Whoever writes is alive."""
-        job = await made(store, lease=0.15)
+        job = await made(store, lease=LEASE)
         await expired(store)
         await store.append(job.key, 1, records(1, "a"))
         assert await store.expired(10) == []

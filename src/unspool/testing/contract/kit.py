@@ -22,8 +22,11 @@ from unspool.viewer import Viewer
 
 T = TypeVar("T")
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds after which a wait of the suite counts as a hang."""
+
+LEASE = 1.0
+"""Seconds of a lease that a test lets run out: no shorter, since an owner on a busy machine renews late."""
 
 
 class Backend(Protocol):
@@ -50,11 +53,11 @@ class Cluster:
     async def replica(
         self, name: str | None = None, *, hooks: Hooks | None = None, **options: Any
     ) -> GenerationManager:
-        """A started manager, with small times unless `options` say otherwise."""
+        """A started manager whose periodic work is quick, unless `options` say otherwise."""
         store, transport = await self.backend.make()
         if self.hostile:
             transport = HostileTransport(transport, seed=len(self._managers) + 1)
-        defaults: dict[str, Any] = {"lease": 2.0, "poll": 0.02, "sweep": 0.02, "abort_grace": 0.5, "drain": 0.0}
+        defaults: dict[str, Any] = {"lease": 5.0, "poll": 0.02, "sweep": 0.02, "abort_grace": 0.5, "drain": 0.0}
         manager = GenerationManager(
             store, transport, options=Options(**{**defaults, **options}), hooks=hooks, replica=name
         )

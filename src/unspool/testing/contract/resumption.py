@@ -12,7 +12,7 @@ from unspool.jobs import Status
 from unspool.manager import GenerationManager
 from unspool.options import Hooks
 from unspool.producer import Generation
-from unspool.testing.contract.kit import Cluster, eventually, read, settled, within
+from unspool.testing.contract.kit import LEASE, Cluster, eventually, read, settled, within
 
 
 class Writer:
@@ -41,7 +41,7 @@ class Writer:
 
 
 async def replicas(cluster: Cluster, writer: Writer, names: str = "ab", **options: Any) -> list[GenerationManager]:
-    made = [await cluster.replica(name, lease=0.3, **options) for name in names]
+    made = [await cluster.replica(name, lease=LEASE, **options) for name in names]
     for manager in made:
         manager.register("write", writer)
     return made
@@ -93,7 +93,7 @@ class TestResumption:
         writer = Writer()
         one, knowing = await replicas(cluster, writer)
         for name in "cd":
-            await cluster.replica(name, lease=0.3)
+            await cluster.replica(name, lease=LEASE)
         await begin_writing(one, writer)
         await cluster.kill(one)
         assert (await writer.attempt(2)).job.lease.replica == "b"
@@ -104,7 +104,7 @@ class TestResumption:
         """Then it ends as any other whose owner is gone."""
         writer = Writer()
         (one,) = await replicas(cluster, writer, "a")
-        other = await cluster.replica("b", lease=0.3)
+        other = await cluster.replica("b", lease=LEASE)
         await begin_writing(one, writer)
         await cluster.kill(one)
         job = await settled(other)
@@ -141,7 +141,7 @@ class TestResumption:
         async def save(*_: object) -> None:
             saved.append("x")
 
-        one = await cluster.replica("a", lease=0.3, hooks=Hooks(save_partial=[save]))
+        one = await cluster.replica("a", lease=LEASE, hooks=Hooks(save_partial=[save]))
         one.register("write", writer)
         (two,) = await replicas(cluster, writer, "b")
         first = await begin_writing(one, writer)

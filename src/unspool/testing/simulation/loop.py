@@ -184,8 +184,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             asyncio_events._set_running_loop(outer)
 
     def run_until_complete(self, future: Any) -> Any:
-        """Run a coroutine to its end, and return its result. Raises RuntimeError when it never ends."""
-        task = self.create_task(future)
+        """Run a coroutine or a future to its end, and return its result. Raises RuntimeError when it never ends."""
+        task: asyncio.Future[Any] = asyncio.ensure_future(future, loop=self)
         self.run(lambda _: task.done())
         if not task.done():
             raise RuntimeError("nothing is left to do, and it is not done")
@@ -292,6 +292,15 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def get_debug(self) -> bool:
         return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Ignore it: what asyncio's debug mode measures is real time."""
+
+    async def shutdown_asyncgens(self) -> None:
+        """Do nothing: `close` ends whatever is left, and this loop has no hooks for asynchronous generators."""
+
+    async def shutdown_default_executor(self) -> None:
+        """Do nothing: a virtual clock cannot wait for threads, so there are none."""
 
     def is_running(self) -> bool:
         return asyncio_events._get_running_loop() is self
