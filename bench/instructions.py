@@ -1,7 +1,8 @@
-"""What the hot loops cost in instructions: a figure that a noisy machine does not change.
+"""Cost of the hot loops in instructions: a figure that a noisy machine does not change.
 
-`python -m bench.instructions`: bytecodes per event, counted by the interpreter itself, and beside them machine
-instructions under `valgrind --tool=callgrind`, where that is installed: all that the C code does as well.
+`python -m bench.instructions`: bytecodes of the package per event, counted by the interpreter itself on a loop with
+virtual time, and beside them machine instructions under `valgrind --tool=callgrind`, where that is installed: all that
+the event loop and the C code do as well.
 
 The bounds are in bytecodes, so that they hold wherever the tests run; they are of CPython 3.11.
 """
@@ -15,7 +16,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from random import Random
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -28,9 +30,13 @@ from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import NewJob
 from unspool.sse import native_frame
 from unspool.testing.flowing import flow
+from unspool.testing.simulation.loop import SimLoop
 
 EVENTS: Final = 2000
 _KEY: Final = GenerationKey("s", 1)
+_COUNTED: Final = "unspool"
+_TESTING: Final = "unspool.testing"
+"""The loop of the simulation is not what a product costs."""
 
 
 def _records(count: int) -> list[Record]:
@@ -58,48 +64,44 @@ async def _talk(count: int, *, parts: int, viewers: int) -> None:
         await asyncio.gather(*(view() for _ in range(viewers)))
 
 
-def emit(count: int) -> None:
+async def emit(count: int) -> None:
     """From `Generation.text` through writer, log and tail to one viewer that takes frames."""
-    asyncio.run(_talk(count, parts=2, viewers=1))
+    await _talk(count, parts=2, viewers=1)
 
 
-def fan(count: int) -> None:
+async def fan(count: int) -> None:
     """The same with ten viewers more: what a viewer costs is a tenth of the difference."""
-    asyncio.run(_talk(count, parts=2, viewers=11))
+    await _talk(count, parts=2, viewers=11)
 
 
-def merge(count: int) -> None:
+async def merge(count: int) -> None:
     """Deltas of one part, which merge before they get an offset: what a token costs to whom it is handed over."""
-    asyncio.run(_talk(count, parts=1, viewers=0))
+    await _talk(count, parts=1, viewers=0)
 
 
-def append(count: int) -> None:
+async def append(count: int) -> None:
     """Groups of eight into the memory store."""
-
-    async def fill() -> None:
-        store = MemoryStore()
-        await store.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=60.0))
-        records = _records(count)
-        for at in range(0, count, 8):
-            await store.append(_KEY, 1, records[at : at + 8])
-
-    asyncio.run(fill())
+    store = MemoryStore()
+    await store.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=60.0))
+    records = _records(count)
+    for at in range(0, count, 8):
+        await store.append(_KEY, 1, records[at : at + 8])
 
 
-def fold(count: int) -> None:
+async def fold(count: int) -> None:
     """Records into content."""
     state = Fold()
     state.apply_all(_records(count))
     state.snapshot()
 
 
-def frame(count: int) -> None:
+async def frame(count: int) -> None:
     """Records into frames of the native dialect."""
     for record in _records(count):
         native_frame(_KEY, record)
 
 
-def project(count: int) -> None:
+async def project(count: int) -> None:
     """Records into frames of a dialect that numbers its own."""
     told = UIMessageStream(stream_id="s", generation=1, created_at=0.0)
     for record in _records(count):
@@ -109,49 +111,55 @@ def project(count: int) -> None:
 class Loop(NamedTuple):
     """`bound`: bytecodes per event that it may take."""
 
-    run: Callable[[int], None]
+    run: Callable[[int], Awaitable[None]]
     bound: float
 
 
 LOOPS: Final = {
-    "emit": Loop(emit, 795),
-    "fan": Loop(fan, 945),
-    "merge": Loop(merge, 296),
-    "append": Loop(append, 31),
-    "fold": Loop(fold, 132),
-    "frame": Loop(frame, 40),
-    "project": Loop(project, 335),
+    "emit": Loop(emit, 700),
+    "fan": Loop(fan, 840),
+    "merge": Loop(merge, 212),
+    "append": Loop(append, 13),
+    "fold": Loop(fold, 119),
+    "frame": Loop(frame, 16),
+    "project": Loop(project, 317),
 }
 
 
-def bytecodes(run: Callable[[int], None], count: int = EVENTS) -> float:
-    """Bytecodes per event, without what the loop costs before its first."""
+def bytecodes(run: Callable[[int], Awaitable[None]], count: int = EVENTS) -> float:
+    """Bytecodes of the package per event, without what the loop costs before its first."""
     return sum(stages(run, count).values())
 
 
-def stages(run: Callable[[int], None], count: int = EVENTS) -> dict[str, float]:
+def stages(run: Callable[[int], Awaitable[None]], count: int = EVENTS) -> dict[str, float]:
     """The same by the module in which they are."""
-    run(8)  # imports, caches
+    _traced(run, 8)  # imports, caches
     few, many = _traced(run, 8), _traced(run, count)
     return {name: (many[name] - few[name]) / (count - 8) for name in many}
 
 
-def _traced(run: Callable[[int], None], count: int) -> Counter[str]:
+def _traced(run: Callable[[int], Awaitable[None]], count: int) -> Counter[str]:
     total = Counter[str]()
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
+        name = str(frame.f_globals.get("__name__", ""))
+        if not name.startswith(_COUNTED) or name.startswith(_TESTING):
+            return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode":
-            total[frame.f_globals.get("__name__", "")] += 1
+            total[name] += 1
         return trace
 
+    # On virtual time the same callbacks run in the same turns, whatever else the machine does.
+    loop = SimLoop(Random(0))
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        run(count)
+        loop.run_until_complete(run(count))
     finally:
         sys.settrace(before)
+        loop.close()
     return total
 
 
@@ -175,6 +183,10 @@ def _collected(valgrind: str, name: str, count: int) -> int:
     return int(found[1])
 
 
+async def _run(loop: Loop, count: int) -> None:
+    await loop.run(count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
     parser.add_argument("--run", choices=LOOPS, help="only run this loop, for whoever counts from outside")
@@ -183,7 +195,7 @@ def main() -> None:
     parser.add_argument("--no-valgrind", action="store_true", help="bytecodes alone, which takes seconds")
     given = parser.parse_args()
     if given.run:
-        LOOPS[given.run].run(given.events)
+        asyncio.run(_run(LOOPS[given.run], given.events))
         return
     if given.stages:
         for name, cost in sorted(stages(LOOPS[given.stages].run).items(), key=lambda stage: -stage[1]):
