@@ -14,10 +14,11 @@ STEPS ?=
 RECONNECTS ?=
 TIME ?= 60
 MINUTES ?=
+RUNS ?= 3
 BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop lint format types simulate chaos fuzz bench bench-compare growth instructions docs constraints clean
+.PHONY: help demo test flaky interop lint format types simulate chaos fuzz bench bench-compare growth instructions docs constraints clean
 
 help: ## List the targets
 	@echo "make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -32,6 +33,12 @@ test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser include
 	@sh scripts/node_modules.sh
 	@echo "==> Running the tests"
 	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) scripts/run_tests.py)
+
+flaky: $(VENV)/.dev $(VENV)/.local ## The whole suite, several times on a busy machine: what failed in any run (RUNS=3)
+	@sh scripts/chromium.sh
+	@sh scripts/nginx.sh
+	@sh scripts/node_modules.sh
+	@$(PY) scripts/flaky.py --runs $(RUNS) $(ARGS)
 
 interop: $(VENV)/.dev ## Clients and proxies that others have written, and a table of what works (ARGS='-k ai_sdk')
 	@sh scripts/chromium.sh

@@ -30,10 +30,9 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 
 BESIDE = {
-    "Processes, servers and browsers": tuple(
-        f"tests/{room}" for room in ("integration", "browser", "chaos", "docs", "js", "leaks")
-    ),
-    "Clients and proxies that others have written": ("tests/interop",),
+    "Processes and servers": ("tests/integration", "tests/chaos"),
+    "Documentation, leaks and browsers": ("tests/docs", "tests/leaks", "tests/browser"),
+    "Clients and proxies that others have written": ("tests/interop", "tests/js"),
 }
 """What is printed above → the rooms whose tests run in a process of their own."""
 
