@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.servers.ports import free_port
 from unspool.testing.proxy import Proxy
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -28,7 +29,10 @@ FLAGS = [
     "--disable-features=HttpsUpgrades,HttpsFirstBalancedModeAutoEnable",
 ]  # fmt: skip
 SERVER = Path(__file__).with_name("scripted_server.py")
-PATIENCE = 15_000
+PATIENCE = 60_000
+"""Milliseconds after which a wait counts as a hang."""
+TRIES = 3
+"""Ports that are tried, where another process takes the first one."""
 
 
 class Server:
@@ -44,12 +48,18 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, str(SERVER), "--port", str(self.port), *self._arguments, stdout=asyncio.subprocess.PIPE
-        )
-        assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), 20)
-        self.port = int(line.decode().strip().rpartition(":")[2])
+        """Start it, on the port that it had before if it had one."""
+        for _ in range(TRIES):
+            port = self.port or free_port()
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, str(SERVER), "--port", str(port), *self._arguments, stdout=asyncio.subprocess.PIPE
+            )
+            assert self._process.stdout is not None
+            if await asyncio.wait_for(self._process.stdout.readline(), PATIENCE / 1000):
+                self.port = port
+                return
+            await self.kill()
+        raise AssertionError("the scripted server did not start")
 
     async def kill(self) -> None:
         if self._process is not None:
@@ -84,6 +94,12 @@ class Tab:
     @property
     def stream_id(self) -> str:
         return self.page.url.rpartition("#")[2]
+
+    async def let_continue(self) -> None:
+        """Let a run of this conversation say its last ten lines, which is `held` after thirty."""
+        origin = self.page.url.split("/#")[0]
+        response = await self.page.context.request.post(f"{origin}/continue/{self.stream_id}")
+        assert response.ok, response.status
 
     async def state(self) -> dict[str, Any]:
         """What the server knows of this conversation's last generation."""
@@ -166,6 +182,7 @@ async def open_tab(browser: Any) -> AsyncGenerator[Callable[..., Awaitable[Tab]]
 
     async def open_(url: str, *, beside: Tab | None = None, **options: Any) -> Tab:
         context = beside.page.context if beside else await browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
         tab = Tab(await context.new_page())
         tabs.append(tab)
         await tab.page.goto(url)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Final, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from unspool import Event, Generation, GenerationManager
 from unspool.http.app import create_app
@@ -15,9 +22,12 @@ from unspool.http.server import serve
 from unspool.providers.base import Message
 from unspool.testing.model import CallTool, Fail, ReportUsage, Say, ScriptedModel, Stall, Step, Think, Wait
 
-POEM: Final = "\n\n".join(
-    f"Line {number} of a long answer: naïve café, 日本語, 🧵, **bold** and `code`." for number in range(1, 41)
-)
+_LINES: Final = [
+    f"Line {number} of a long answer: naïve café, 日本語, 🧵, **bold** and `code`.\n\n" for number in range(1, 41)
+]
+HELD: Final = Wait(-1.0)
+"""A pause until the test lets the stream continue: see `Tab.let_continue`."""
+_LONG: Final[Sequence[Step]] = [Say("".join(_LINES[:30])), HELD, Say("".join(_LINES[30:]).strip())]
 MARKDOWN: Final = """\
 # A heading
 
@@ -66,8 +76,8 @@ USAGE: Final = ReportUsage(input_tokens=412, output_tokens=1280, reasoning_token
 THOUGHT: Final = "First the outline, then the details. The reader wants an example more than a definition. " * 3
 
 SCRIPTS: Final[Mapping[str, Sequence[Step]]] = {
-    "long": [Say(POEM), USAGE],
-    "renamed": [Say(POEM), USAGE],
+    "held": [*_LONG, USAGE],
+    "renamed": [*_LONG, USAGE],
     "stall": [Say("Some words, and then"), Stall()],
     "markdown": [Think(THOUGHT), Say(MARKDOWN), USAGE],
     "attack": [Think("<img src=x onerror='window.pwned=20'>"), Say(ATTACK), USAGE],
@@ -81,6 +91,29 @@ SCRIPTS: Final[Mapping[str, Sequence[Step]]] = {
 def script(messages: Sequence[Message]) -> Sequence[Step]:
     asked = str(messages[-1]["content"])
     return SCRIPTS.get(asked.split()[0].lower(), [Say(f"You said: {asked}"), USAGE])
+
+
+class Gates:
+    """Where the streams wait that are held up, until the test says that they may continue."""
+
+    def __init__(self) -> None:
+        self._open: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._stream = ContextVar("stream", default="")
+
+    def enter(self, stream: str) -> None:
+        """Name the stream of the run that is under way in this task."""
+        self._stream.set(stream)
+
+    async def sleep(self, seconds: float) -> None:
+        """Take that long, or, for `HELD`, wait until the stream may continue."""
+        if seconds == HELD.seconds:
+            await self._open[self._stream.get()].wait()
+        else:
+            await asyncio.sleep(seconds)
+
+    async def open(self, request: Request) -> Response:
+        self._open[request.path_params["stream"]].set()
+        return Response(status_code=204)
 
 
 async def answer(generation: Generation, request: StartRequest, model: ScriptedModel) -> None:
@@ -117,12 +150,14 @@ async def use_tools(generation: Generation) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--delay", type=float, default=0.005)
+    parser.add_argument("--delay", type=float, default=0.002)
     parser.add_argument("--token")
     given = parser.parse_args()
-    model = ScriptedModel(script, delay=given.delay)
+    gates = Gates()
+    model = ScriptedModel(script, delay=given.delay, sleep=gates.sleep)
 
     async def run(generation: Generation, request: StartRequest) -> None:
+        gates.enter(generation.stream_id)
         await answer(generation, request, model)
 
     def ready(url: str) -> None:
@@ -132,6 +167,7 @@ def main() -> None:
     authenticate = bearer([given.token]) if given.token else None
     about = {"model": "scripted", "note": "A scripted model answers here."}
     app = create_app(GenerationManager(), run=run, authenticate=authenticate, about=about)
+    app.router.routes.insert(0, Route("/continue/{stream}", gates.open, methods=["POST"]))
     serve(app, port=given.port, drain=0.0, authenticated=authenticate is not None, ready=ready)
 
 

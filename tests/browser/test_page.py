@@ -145,11 +145,11 @@ async def test_keyboard_alone(server, open_tab) -> None:
     tab = await open_tab(server.url)
     await expect(tab.page.locator("#input")).to_be_focused()
     keyboard = tab.page.keyboard
-    await keyboard.type("long answer")
+    await keyboard.type("held answer")
     await keyboard.press("Shift+Enter")
     await keyboard.type("in two lines")
     await keyboard.press("Enter")
-    await expect(tab.page.locator(".bubble")).to_have_text("long answer\nin two lines")
+    await expect(tab.page.locator(".bubble")).to_have_text("held answer\nin two lines")
     await expect(last(tab)).to_contain_text("Line 3 of")
     await keyboard.press("Escape")
     await expect(last(tab).locator(".end")).to_have_text("Stopped")
@@ -205,7 +205,7 @@ async def test_dark_and_light(server, open_tab) -> None:
 
 async def test_reader_who_scrolled_up_is_left_alone(server, open_tab) -> None:
     tab = await open_tab(server.url)
-    await tab.ask("long answer")
+    await tab.ask("held answer")
     await expect(last(tab)).to_contain_text("Line 18 of")
     top = "document.getElementById('scroller').scrollTop"
     assert await tab.page.evaluate(top) > 0
@@ -216,6 +216,7 @@ async def test_reader_who_scrolled_up_is_left_alone(server, open_tab) -> None:
     assert await tab.page.evaluate(top) == 0
     await tab.page.click("#jump")
     await expect(tab.page.locator("#jump")).to_be_hidden()
+    await tab.let_continue()
     await ends(tab)
     left = "(e => e.scrollHeight - e.scrollTop - e.clientHeight)(document.getElementById('scroller'))"
     assert await tab.page.evaluate(left) < 4

@@ -17,6 +17,8 @@ STAYS = (
 )
 _FORGOTTEN = 60.0
 """Seconds after retention in which Redis forgets by itself what no replica has deleted."""
+_SWEEPS = 5.0
+"""Seconds after retention for which the replicas are waited for, which delete it sooner."""
 _EMPTY = ("runs", "tails", "viewers", "watched")
 
 
@@ -33,7 +35,7 @@ async def check(world: World) -> None:
 
 
 async def _check_keys(world: World) -> None:
-    until = time.monotonic() + world.settings.retention + world.settings.slack
+    until = time.monotonic() + world.settings.retention + _SWEEPS
     while True:
         found = await asyncio.to_thread(world.store.keys)
         left = {key: ends for key, ends in found.items() if not any(pattern.fullmatch(key) for pattern in STAYS)}
@@ -54,7 +56,7 @@ async def _check_keys(world: World) -> None:
 async def _check_node(node: Node, more: int) -> None:
     """No run, tail or viewer, no more tasks or descriptors than when the process was new."""
     assert node.replica is not None
-    until = time.monotonic() + 15.0
+    until = time.monotonic() + 60.0
     while True:
         found = await node.replica.census()
         wrong = _wrong(node.baseline, found, more)

@@ -48,9 +48,9 @@ class Settings:
     @property
     def slack(self) -> float:
         """Seconds that a busy machine may take for anything, beside what was promised."""
-        return 5.0
+        return 10.0
 
     @property
     def stuck(self) -> float:
         """Seconds after which a generation whose script is over, and whose troubles are, counts as stuck."""
-        return 2 * self.told + 20.0
+        return 2 * self.told + 40.0

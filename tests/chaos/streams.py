@@ -19,7 +19,7 @@ from tests.integration.redis.replica import Script
 
 _TRANSIENT = (500, 502, 503)
 _AGAIN = 0.1
-_TIMEOUT = 15.0
+_TIMEOUT = 30.0
 
 
 class User:

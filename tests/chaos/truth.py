@@ -55,7 +55,7 @@ def _check_rewound(turn: Turn, records: Sequence[Received], log: Sequence[Record
 
 
 async def _ended(world: World, turn: Turn) -> None:
-    expected = turn.script.count * (turn.script.delay + 0.02) + turn.script.tool
+    expected = turn.script.count * (turn.script.delay + 0.02) + float(turn.script.tool)
     while not turn.over:
         await asyncio.wait(turn.reading, timeout=1.0)
         now = time.monotonic()

@@ -16,7 +16,7 @@ from tests.integration.redis.processes import Replica
 from unspool.backends.redis import RedisStore, from_url
 from unspool.testing.proxy import Faults, Proxy
 
-_START = 30.0
+_START = 60.0
 
 
 class Node:

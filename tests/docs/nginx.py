@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.docs.servers import PATIENCE, ran
 from tests.interop.nginx import find
-from tests.servers.redis import free_port
+from tests.servers.ports import free_port
 
 _AROUND: Final = """\
 daemon off;

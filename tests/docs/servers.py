@@ -23,7 +23,8 @@ from unspool import GenerationManager
 from unspool.http.server import bind, server_for, url_of
 
 SAID: Final = "Hello from the provider."
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
+"""Seconds after which a wait counts as a hang."""
 _URL: Final = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
@@ -97,8 +98,9 @@ class Process:
                 line = await process.stdout.readline()
                 assert line, f"{' '.join(command)} did not start: {said}"
                 said += line.decode()
+        async with httpx2.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            await client.get(f"{found[0]}/healthz")  # it answers once it has said all that follows the URL
         try:
-            # What follows the URL is said in the same moment.
             async with asyncio.timeout(0.2):
                 while line := await process.stdout.readline():
                     said += line.decode()
@@ -111,7 +113,7 @@ class Process:
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE):
                 rest, _ = await self._process.communicate()
         except TimeoutError:
             self._process.kill()

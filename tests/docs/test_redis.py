@@ -21,6 +21,8 @@ from unspool.errors import StoreUnavailable
 DAY: Final = 24 * 3600
 RETENTION: Final = 30.0
 RECORDS: Final = 60
+LATE: Final = 20.0
+"""Seconds that may have gone by since a key was written, when the test looks at it."""
 OPTIONS: Final = Options(retention=RETENTION, checkpoint_every=20, log_records=50, sweep=0.2)
 """Small enough for everything to happen to one log: a checkpoint, a trim, a packed copy."""
 
@@ -38,7 +40,7 @@ async def speak(gen: Generation) -> None:
     for number in range(RECORDS):
         await gen.emit("custom", {"name": "n", "value": number})
         await gen.snapshot()  # each an append of its own
-    await asyncio.sleep(PATIENCE)
+    await asyncio.Event().wait()
 
 
 async def read(manager: GenerationManager, stream_id: str, until: int) -> None:
@@ -78,7 +80,7 @@ async def test_keys_are_those_that_are_told(redis: RedisServer) -> None:
     def look(generation: float) -> None:
         for name, (kind, seconds) in keys_of(redis).items():
             kept = 30.0 * DAY if "{S}" not in name else 90.0 * DAY if name.endswith("{S}") else generation
-            assert kept - PATIENCE < seconds <= kept, (name, seconds)
+            assert kept - LATE < seconds <= kept, (name, seconds)
             seen[name] = kind
 
     async with GenerationManager.from_url(redis.url, options=OPTIONS) as manager:
@@ -152,7 +154,8 @@ async def test_an_append_costs_what_is_told(redis: RedisServer) -> None:
             stats: Any = client.info("commandstats")
             calls = {name.removeprefix("cmdstat_"): entry["calls"] for name, entry in stats.items()}
     for command in code(told):
-        assert RECORDS <= calls[command.lower()] <= RECORDS + 5, (command, calls)
+        # A few more are those of the start, and of an append that was sent again because its answer was late.
+        assert RECORDS <= calls[command.lower()] <= RECORDS + 10, (command, calls)
     assert set(code(told)) == {"SET", "XADD", "PUBLISH"}
 
 

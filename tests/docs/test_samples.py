@@ -83,7 +83,7 @@ async def test_the_readme_s_application_serves(tmp_path: Path) -> None:
     hurry(namespace)
     async with (
         serving(namespace["app"], namespace["manager"]) as url,
-        httpx2.AsyncClient(base_url=url, timeout=20, trust_env=False) as client,
+        httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
     ):
         mine = {"x-user": "ann"}
         body = {"messages": [{"role": "user", "content": "hi"}]}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from tests.integration.served_app import WORDS
+from tests.servers.ports import free_port
 from unspool.sse import Decoder, Message
 
 APP = "tests.integration.served_app:app"
@@ -23,33 +24,46 @@ SERVERS = {
     "hypercorn": ["-m", "hypercorn", APP, "--bind", "127.0.0.1:{port}"],
     "granian": ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", APP],
 }
+TRIES = 3
+"""Ports that are tried, where another process takes the first one."""
+PATIENCE = 60.0
+"""Seconds after which a wait counts as a hang."""
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 @asynccontextmanager
 async def serving(name: str) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [part.format(port=port) for part in SERVERS[name]]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        cwd=ROOT,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            async with asyncio.timeout(30):
-                while not await answers(client):
-                    assert process.returncode is None, f"{name} did not start"
-                    await asyncio.sleep(0.05)
-            yield client
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its workers as well
-        await process.wait()
+    for _ in range(TRIES):
+        port = free_port()
+        command = [part.format(port=port) for part in SERVERS[name]]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            cwd=ROOT,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+                if await up(process, client):
+                    yield client
+                    return
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its workers as well
+            await process.wait()
+    raise AssertionError(f"{name} did not start")
+
+
+async def up(process: asyncio.subprocess.Process, client: httpx2.AsyncClient) -> bool:
+    """Wait until the server answers; False where it has ended, as it does when its port is taken."""
+    async with asyncio.timeout(PATIENCE):
+        while not await answers(client):
+            if process.returncode is not None:
+                return False
+            await asyncio.sleep(0.05)
+    return True
 
 
 async def answers(client: httpx2.AsyncClient) -> bool:

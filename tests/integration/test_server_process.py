@@ -6,7 +6,6 @@ import asyncio
 import re
 import signal
 import sys
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,8 @@ import httpx2
 from unspool.sse import Decoder, Message
 
 COMMAND = [sys.executable, "-c", "from unspool.cli import main; main()", "serve", "--model", "scripted", "--port", "0"]
+PATIENCE = 60.0
+"""Seconds after which a wait counts as a hang."""
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -25,13 +26,13 @@ async def served(*arguments: str) -> AsyncGenerator[tuple[asyncio.subprocess.Pro
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             said = b""
             while (url := re.search(rb"http://[\d.]+:\d+", said)) is None:
                 line = await process.stdout.readline()
                 assert line, said
                 said += line
-        async with httpx2.AsyncClient(base_url=url[0].decode(), timeout=20) as client:
+        async with httpx2.AsyncClient(base_url=url[0].decode(), timeout=PATIENCE) as client:
             yield process, client
     finally:
         if process.returncode is None:
@@ -50,22 +51,21 @@ async def read(client: httpx2.AsyncClient, url: str, messages: list[Message]) ->
     return messages
 
 
-async def test_sigterm_ends_it_within_seconds_with_streams_open() -> None:
+async def test_sigterm_ends_it_with_streams_open() -> None:
     """Runs that do not finish in time are interrupted, each of 20 viewers is told, and the process leaves with 0."""
-    async with served("--delay", "0.5", "--drain", "0.5") as (process, client):
+    # At this pace the answer takes many minutes: if the process ends, it has interrupted the run.
+    async with served("--delay", "10", "--drain", "0.5") as (process, client):
         await client.post("/v1/streams/s/generations", json=HELLO)
         read_so_far: list[list[Message]] = [[] for _ in range(20)]
         viewers = [asyncio.create_task(read(client, "/v1/streams/s/events", messages)) for messages in read_so_far]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not all(read_so_far):
                 await asyncio.sleep(0.05)
-        begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         seen = await asyncio.gather(*viewers)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             code = await process.wait()
         assert code == 0
-        assert time.monotonic() - begun < 10
         for messages in seen:
             assert messages[-1].event == "failed"
             assert '"code":"interrupted"' in messages[-1].data
@@ -73,15 +73,17 @@ async def test_sigterm_ends_it_within_seconds_with_streams_open() -> None:
 
 async def test_a_run_that_is_nearly_done_may_finish() -> None:
     """Within the drain time a run comes to its own end, and its viewers see that end."""
-    async with served("--delay", "0.001", "--drain", "10") as (process, client):
+    async with served("--delay", "0.02", "--drain", str(PATIENCE)) as (process, client):
         await client.post("/v1/streams/s/generations", json=HELLO)
-        viewer = asyncio.create_task(read(client, "/v1/streams/s/events", []))
-        await asyncio.sleep(0)
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
+        messages: list[Message] = []
+        viewer = asyncio.create_task(read(client, "/v1/streams/s/events", messages))
+        async with asyncio.timeout(PATIENCE):
+            while not messages:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
-        messages = await viewer
-        assert not messages or messages[-1].event == "completed"
+        await viewer
+        assert messages[-1].event == "completed"
 
 
 async def test_it_refuses_to_face_the_network_without_a_token() -> None:
@@ -89,7 +91,7 @@ async def test_it_refuses_to_face_the_network_without_a_token() -> None:
     process = await asyncio.create_subprocess_exec(
         *COMMAND, "--host", "0.0.0.0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         said, _ = await process.communicate()
     assert process.returncode not in (0, None)
     assert b"token" in said.lower()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from tests.servers.ports import free_port
 
 UNPACKED = Path(__file__).parents[2] / ".cache/nginx/usr/sbin/nginx"
 MISSING = "no nginx found: run `sh scripts/nginx.sh`, as make test does, or put one on the PATH"
@@ -47,9 +48,9 @@ def find() -> str | None:
 @asynccontextmanager
 async def fronting(program: str, directory: Path, upstream: int, settings: str) -> AsyncGenerator[int, None]:
     """nginx in front of a port of this machine, with these lines in its server block: the port that it listens on."""
-    # Somebody may take the free port before nginx does; then another is tried.
+    # Another process may take the port before nginx does; then another port is tried.
     for _ in range(TRIES):
-        port = _free_port()
+        port = free_port()
         # Its workers would run as nobody, who may not write here.
         user = "user root;" if os.geteuid() == 0 else ""
         config = directory / "nginx.conf"
@@ -68,9 +69,3 @@ async def fronting(program: str, directory: Path, upstream: int, settings: str) 
                 process.terminate()
             await process.wait()
     raise AssertionError(f"nginx did not start: {(directory / 'error.log').read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

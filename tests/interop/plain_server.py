@@ -27,7 +27,7 @@ async def on_hypercorn(app: Starlette) -> AsyncGenerator[httpx2.AsyncClient, Non
     ended = asyncio.Event()
     task = asyncio.create_task(serve(cast("Any", app), config, shutdown_trigger=ended.wait))
     try:
-        async with httpx2.AsyncClient(base_url=url_of(listener), timeout=20) as client:
+        async with httpx2.AsyncClient(base_url=url_of(listener), timeout=60) as client:
             yield client
     finally:
         await app.state.manager.stop(0)

@@ -18,10 +18,12 @@ from unspool.testing.proxy import Proxy
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.asyncio(loop_scope="session"),
 ]
 Tell = Callable[[str], None]
+HANG = 120_000
+"""Milliseconds after which a wait counts as a hang."""
 
 # Nobody closes it: it comes back after the terminal event too, and must be told for good that there is no more.
 EVENT_SOURCE = """
@@ -49,6 +51,7 @@ async ([url, streamId]) => {
 async def page_of(story: Story, browser: Any) -> AsyncGenerator[Any, None]:
     """An empty page of the server's own origin; what it follows comes through the proxy, which is another."""
     context = await browser.new_context()
+    context.set_default_timeout(HANG)
     page = await context.new_page()
     await page.goto(f"{story.page}/healthz")
     yield page
@@ -122,6 +125,7 @@ async def test_our_client_and_heads_that_are_cut(serving: Serving, browser: Any)
         proxy = Beheading(port_of(server))
         await server.post("/v1/streams/s/generations", json={"messages": [{"role": "user", "content": "hi"}]})
         context = await browser.new_context()
+        context.set_default_timeout(HANG)
         page = await context.new_page()
         async with proxy:
             await page.goto(f"{proxy.url}/healthz")

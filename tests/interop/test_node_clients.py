@@ -12,7 +12,7 @@ from tests.interop.story import PATH, STREAM, TYPES, Got, cut_off
 from tests.js.packages import HERE
 from tests.unit.client.log_server import LOG, LogServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("node")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("node")]
 Tell = Callable[[str], None]
 
 

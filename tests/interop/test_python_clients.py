@@ -17,7 +17,7 @@ from tests.conftest import Serving
 from tests.interop.story import HEAD, PATH, RETRY, STREAM, Got, cut_off
 from unspool.client import Client, Received, SyncClient
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 Tell = Callable[[str], None]
 
 
@@ -51,7 +51,7 @@ async def _blocking(serving: Serving, tell: Tell) -> None:
 async def test_httpx_sse(serving: Serving, tell: Tell) -> None:
     """httpx-sse, which leaves coming back to its user."""
     got: list[Got] = []
-    async with cut_off(serving, seed=3) as story, httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with cut_off(serving, seed=3) as story, httpx.AsyncClient(trust_env=False, timeout=60) as client:
         while not got or got[-1].type != "completed":
             headers = {"Last-Event-ID": got[-1].id} if got else {}
             try:
@@ -75,7 +75,7 @@ async def test_requests_sse(serving: Serving, tell: Tell) -> None:
         with requests.Session() as session:
             session.trust_env = False
             wait = timedelta(milliseconds=RETRY)  # until the server has said so: five seconds otherwise
-            with requests_sse.EventSource(url, session=session, reconnection_time=wait, timeout=20) as source:
+            with requests_sse.EventSource(url, session=session, reconnection_time=wait, timeout=60) as source:
                 for event in source:
                     assert event.type is not None
                     assert event.data is not None

@@ -87,7 +87,7 @@ async def test_modules_under_node(tmp_path: Path) -> None:
     tests = sorted(str(path) for place in (CLIENT / "test", HERE) for path in place.glob("*.test.js"))
     assert len(tests) > 5
     process = await asyncio.create_subprocess_exec(
-        node, "--test", "--test-timeout=40000", *tests,
+        node, "--test", "--test-timeout=120000", *tests,
         env={**os.environ, "UNSPOOL_FOLD_CASES": str(cases)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip

@@ -5,14 +5,31 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections import Counter
 from typing import Any
 
-from unspool import GenerationManager
-from unspool.backends.memory.store import MemoryStore
+from tests.waiting import HANG
+from unspool import GenerationManager, Options
+from unspool.backends.memory import MemoryStore, MemoryTransport
 
 OURS = ("runs", "tails", "viewers", "viewers of tails", "hints asked for", "background work", "jobs", "request ids")
 """What is nobody's but the manager's, and is 0 when nothing goes on."""
+
+
+class Clock:
+    """The store's clock: real time, and what was skipped of it."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.skipped
+
+
+def manager_of(options: Options) -> GenerationManager:
+    """A manager whose store forgets at once what has ended, when `at_rest` asks it to."""
+    return GenerationManager(MemoryStore(clock=Clock()), MemoryTransport(), options=options)
 
 
 def cycles(default: int) -> int:
@@ -49,17 +66,23 @@ def objects() -> Counter[str]:
 
 
 async def at_rest(manager: GenerationManager, expected: dict[str, int] | None = None) -> dict[str, int]:
-    """What is held once everything that is on its way has arrived, or has not within 10 seconds.
+    """What is held once everything that is on its way has arrived, or has not for so long that it never will.
 
-    `expected`: what it should come to; else, that nothing of the manager's is left. Retention must be a second or two.
+    `expected`: what it should come to; else, that nothing of the manager's is left. While nothing runs, the time for
+    which the store keeps what has ended is skipped. The manager is one of `manager_of`.
     """
     supervisor, loop = manager._supervisor, asyncio.get_running_loop()
     assert supervisor is not None
-    until = loop.time() + 10
+    assert isinstance(manager.store, MemoryStore)
+    clock = manager.store._clock
+    assert isinstance(clock, Clock)
+    until = loop.time() + HANG
     while True:
         gc.collect()  # a generator that nobody holds any more is closed by a task, a moment later
         for _ in range(3):
             await asyncio.sleep(0.01)
+        if not manager.replica.runs:
+            clock.skipped += manager.options.retention
         await supervisor.sweep()
         await supervisor.retain()
         found = held(manager)

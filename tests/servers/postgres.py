@@ -16,9 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.servers.redis import free_port
+from tests.servers.ports import free_port
 
-PATIENCE = 30.0
+PATIENCE = 60.0
+TRIES = 5
+"""Ports that a server tries whose first one was taken between its choice and its start."""
 SETTINGS = ("max_connections=200", "shared_buffers=64MB", "timezone=UTC")
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
@@ -95,6 +97,14 @@ class PostgresServer:
                 check=False, capture_output=True, text=True, **_user(),
             )  # fmt: skip
             assert made.returncode == 0, made.stderr
+        for _ in range(TRIES):
+            if self._run(data):
+                return
+            self.port = free_port()
+        raise AssertionError((self.folder / "log").read_text())
+
+    def _run(self, data: Path) -> bool:
+        """Start the server and wait until it is ready; False where its port is taken."""
         command = [self._bin / "postgres", "-D", data, "-p", str(self.port), "-h", "127.0.0.1", "-k", ""]
         for setting in self._settings:
             command += ["-c", setting]
@@ -104,9 +114,12 @@ class PostgresServer:
         until = time.monotonic() + PATIENCE
         while not self._ready():
             said = (self.folder / "log").read_text()
+            if process.poll() is not None and "could not bind" in said:
+                return False
             assert process.poll() is None, said
             assert time.monotonic() < until, said
             time.sleep(0.05)
+        return True
 
     def _ready(self) -> bool:
         said = (self.folder / "log").read_text()

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator
@@ -16,7 +15,12 @@ from typing import Any
 
 import redis
 
-PATIENCE = 20.0
+from tests.servers.ports import free_port
+
+PATIENCE = 60.0
+"""Seconds after which a wait counts as a hang."""
+TRIES = 5
+"""Ports that a server tries whose first one was taken between its choice and its start."""
 
 
 def binary(version: str = "8") -> str | None:
@@ -36,18 +40,13 @@ def binary(version: str = "8") -> str | None:
     return on_path if f"v={version}." in told else None
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 class RedisServer:
     """One redis-server in a folder of its own, which can be ended, frozen, and started again on the same port."""
 
     def __init__(self, folder: Path, *settings: str, version: str = "8", port: int | None = None) -> None:
         self.binary = binary(version)
         self.port = port or free_port()
+        self._keeps_port = port is not None
         self.settings = settings
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,13 +67,36 @@ class RedisServer:
             return client.execute_command(*command)
 
     def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.launch()
+        self.ready()
+
+    def launch(self) -> None:
+        """Start it without waiting."""
         assert self.binary is not None
         command = [
             self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
             "--logfile", str(self.folder / "log"), *self.settings,
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(lambda: _answers(self.port))
+
+    def ready(self) -> None:
+        """Wait until it answers. Where its port is taken it starts again with another one, as long as none is known."""
+        for _ in range(TRIES):
+            process = self._process
+            assert process is not None
+            wait_for(lambda process=process: process.poll() is not None or _answers(self.port, process.pid))
+            if process.poll() is None:
+                self._keeps_port = True
+                return
+            if self._keeps_port:
+                break
+            self.port = free_port()
+            if "--cluster-port" in self.settings:
+                at = self.settings.index("--cluster-port") + 1
+                self.settings = (*self.settings[:at], str(free_port()), *self.settings[at + 1 :])
+            self.launch()
+        raise AssertionError(f"redis-server has ended at once: {(self.folder / 'log').read_text()}")
 
     def stop(self) -> None:
         self.signal(signal.SIGTERM)
@@ -106,10 +128,13 @@ def wait_for(look: Callable[[], bool], seconds: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, process: int) -> bool:
     try:
-        with redis.Redis(port=port, socket_timeout=1) as client:
-            return bool(client.ping())
+        with redis.Redis(port=port, socket_timeout=5) as client:
+            found = client.info("server")
+            assert isinstance(found, dict)
+            # Not the server of another test that was faster to take the port.
+            return bool(client.ping()) and found["process_id"] == process
     except redis.RedisError:
         return False
 
@@ -137,7 +162,9 @@ def cluster(folder: Path, *settings: str, version: str = "8", masters: int = 3) 
     ]  # fmt: skip
     try:
         for node in nodes:
-            node.start()
+            node.launch()
+        for node in nodes:
+            node.ready()
         _form(nodes)
         yield nodes
     finally:
@@ -193,6 +220,9 @@ class Move:
 
 
 _AT_ONCE = ("--repl-diskless-sync-delay", "0")
+_NEVER, _SOON = 60_000, 1_000
+"""Milliseconds of silence after which sentinels take the master for down: a machine may be busy for a while, unless it
+is the test that has killed the master."""
 
 
 class Sentinels:
@@ -200,9 +230,7 @@ class Sentinels:
 
     def __init__(self, folder: Path, *, version: str = "8") -> None:
         self.master = RedisServer(folder / "a", *_AT_ONCE, version=version)
-        self.replica = RedisServer(
-            folder / "b", "--replicaof", f"127.0.0.1 {self.master.port}", *_AT_ONCE, version=version
-        )
+        self.replica = RedisServer(folder / "b", version=version)
         self.sentinels = [RedisServer(folder / f"s{number}", version=version) for number in range(3)]
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -213,13 +241,14 @@ class Sentinels:
 
     def start(self) -> None:
         self.master.start()
-        self.replica.start()
+        self._follow_master()
+        wait_for(self._is_synced)  # else the sentinels hear of the replica only when they ask again, ten seconds later
         for sentinel in self.sentinels:
             config = sentinel.folder / "sentinel.conf"
             config.write_text(
                 f"port {sentinel.port}\nbind 127.0.0.1\ndir {sentinel.folder}\nlogfile {sentinel.folder}/log\n"
                 f"sentinel monitor mymaster 127.0.0.1 {self.master.port} 2\n"
-                "sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n"
+                f"sentinel down-after-milliseconds mymaster {_NEVER}\nsentinel failover-timeout mymaster 5000\n"
             )
             assert sentinel.binary is not None
             self._processes.append(subprocess.Popen(
@@ -243,15 +272,24 @@ class Sentinels:
     def fail_over(self) -> None:
         """Kill the master, and wait until its replica has taken its place."""
         port = self.master.port
+        self._suspect_after(_SOON)
         self.master.kill()
         wait_for(lambda: self.current() != port)
+        self._suspect_after(_NEVER)
 
     def rejoin(self) -> None:
         """Bring the old master back, as the replica of the new one, and wait until it has all that that one has."""
         self.master, self.replica = self.replica, self.master
+        self._follow_master()
+        wait_for(self._is_synced)
+
+    def _follow_master(self) -> None:
         self.replica.settings = ("--replicaof", f"127.0.0.1 {self.master.port}", *_AT_ONCE)
         self.replica.start()
-        wait_for(self._is_synced)
+
+    def _suspect_after(self, milliseconds: int) -> None:
+        for sentinel in self.sentinels:
+            sentinel.ask("SENTINEL", "SET", "mymaster", "down-after-milliseconds", milliseconds)
 
     def _is_synced(self) -> bool:
         try:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import pytest
 
-from unspool.testing.simulation import PLANTS, Report, explain, simulate, simulate_many
+from unspool.testing.simulation import PLANTS, explain, simulate, simulate_many
 from unspool.testing.simulation.__main__ import main
 
 STEPS = 12_000
@@ -61,22 +58,16 @@ def test_the_same_seed_takes_the_same_course_in_another_process() -> None:
 
 
 @pytest.mark.parametrize("name", PLANTS)
-def test_a_planted_fault_is_found_within_ten_seconds_and_found_again(name: str) -> None:
-    """Ten seconds of this process's work, whatever else the machine does."""
+def test_a_planted_fault_is_found_in_few_worlds_and_found_again(name: str) -> None:
+    """Sixty worlds are a few seconds of work; most faults show in the first two."""
     plant = PLANTS[name]
-    began = time.process_time()
-    *_, report = simulate_many(itertools.count(1), steps=STEPS, plant=plant, enough=_out_of(began + 10.0))
+    *_, report = simulate_many(range(1, 61), steps=STEPS, plant=plant)
     assert report.violation is not None
     assert report.violation.invariant in plant.breaks, explain(report)
-    assert time.process_time() - began < 10.0
     again = simulate(report.seed, steps=STEPS, plant=plant)
     assert again.violation == report.violation
     assert again.trace == report.trace
     assert "VIOLATION" in report.trace[-1]
-
-
-def _out_of(deadline: float) -> Callable[[Report], bool]:
-    return lambda _: time.process_time() > deadline
 
 
 def test_what_was_planted_is_gone_afterwards() -> None:

@@ -18,6 +18,8 @@ from unspool.producer import Generation
 from unspool.testing.contract.kit import Puppet, begin, read, settled, within
 from unspool.testing.faults import FaultyStore
 
+pytestmark = pytest.mark.virtual_time
+
 
 @pytest.fixture
 async def manager() -> AsyncIterator[GenerationManager]:

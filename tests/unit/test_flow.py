@@ -15,6 +15,8 @@ from unspool.testing.contract.kit import Puppet, begin, within
 from unspool.testing.flowing import flow
 from unspool.viewer import End, Viewer
 
+pytestmark = pytest.mark.virtual_time
+
 
 def frame(key: GenerationKey, record: Record) -> bytes:
     return b"%d " % record.offset

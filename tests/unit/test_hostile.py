@@ -12,6 +12,8 @@ from unspool.jobs import GenerationKey
 from unspool.protocols import Hint
 from unspool.testing.hostile import HostileTransport
 
+pytestmark = pytest.mark.virtual_time
+
 KEY = GenerationKey("s", 1)
 
 

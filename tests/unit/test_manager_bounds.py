@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.content import Fold
 from unspool.manager import GenerationManager
@@ -12,6 +14,8 @@ from unspool.options import Options
 from unspool.producer import Generation
 from unspool.testing.contract.kit import begin, read, settled, within
 from unspool.testing.faults import FaultyStore
+
+pytestmark = pytest.mark.virtual_time
 
 
 def over(store: Any, **options: Any) -> GenerationManager:

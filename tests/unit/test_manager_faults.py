@@ -29,6 +29,8 @@ from unspool.testing.contract.kit import Puppet, begin, read, settled, within
 from unspool.testing.faults import FaultyStore
 from unspool.testing.hostile import HostileTransport
 
+pytestmark = pytest.mark.virtual_time
+
 ALL = frozenset({"append", "read", "seal", "get", "renew", "request_abort", "checkpoint", "save_checkpoint"})
 
 

@@ -16,6 +16,8 @@ from unspool.testing.contract.kit import begin, read, settled, within
 from unspool.testing.faults import FaultyStore
 from unspool.testing.hostile import HostileTransport
 
+pytestmark = pytest.mark.virtual_time
+
 
 def over(store: Any, transport: Any, *, hooks: Hooks | None = None, **options: Any) -> GenerationManager:
     defaults: dict[str, Any] = {"poll": 0.02, "sweep": 0.02, "drain": 0.0, "abort_grace": 0.1, "lease": 0.6}

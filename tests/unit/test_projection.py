@@ -14,6 +14,8 @@ from unspool.events import Record
 from unspool.projecting import Projected
 from unspool.projection import REQUEST, Projection
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Counted(Projection, kw_only=True):
     """Every record becomes one to three frames, numbered, that say how much text came before."""

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.waiting import until
 from unspool.testing.proxy import Faults, Proxy
 
 DATA = bytes(range(256)) * 64
@@ -55,13 +56,16 @@ async def test_silenced_it_lets_nothing_through_until_it_speaks() -> None:
     async with sending() as port, Proxy(port, Faults(latency=0.001)) as proxy:
         proxy.silence()
         fetching = asyncio.create_task(fetch(proxy.port))
+        await until(lambda: proxy.connections)
         assert await asyncio.wait([fetching], timeout=0.1) == (set(), {fetching})
         proxy.speak()
         assert (await fetching)[0] == DATA
 
 
 async def test_split_and_stalled_it_is_still_whole() -> None:
-    async with sending() as port, Proxy(port, Faults(seed=1, split=True, stall=(0.5, 0.002))) as proxy:
+    # Each piece is held up so long that no two of them come in one read.
+    faults = Faults(seed=1, split=True, latency=0.02, stall=(0.5, 0.002))
+    async with sending() as port, Proxy(port, faults) as proxy:
         got, sizes = await fetch(proxy.port)
     assert got == DATA
     assert len(sizes) > 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import Checkpoint, Hint, NewJob
 from unspool.tail import Tail
 from unspool.testing.faults import FaultyStore
+
+pytestmark = pytest.mark.virtual_time
 
 KEY = GenerationKey("s", 1)
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import virtual
 from unspool.backends.memory import MemoryStore
 from unspool.errors import Fenced, GenerationStopped, RunFailed
 from unspool.events import Record
@@ -19,6 +20,8 @@ from unspool.protocols import NewJob
 from unspool.testing.faults import FaultyStore
 from unspool.turns import Turns
 from unspool.writer import MERGED_CHARS, LogWriter, Part
+
+pytestmark = pytest.mark.virtual_time
 
 KEY = GenerationKey("s", 1)
 
@@ -96,7 +99,7 @@ def test_merging_keeps_the_text_and_offsets_stay_dense(steps: Any, seed: int, be
         assert found == expected
         assert seen == order
 
-    asyncio.run(_quickly(run()))
+    virtual.run(_quickly(run()))
 
 
 async def _quickly(work: Any) -> None:

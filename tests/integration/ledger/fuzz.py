@@ -26,6 +26,8 @@ from unspool.ledger import Ledger, LedgerOptions, Usage
 
 CALLS = 3
 HOLD = 500_000
+LEAST = 10
+"""Calls that must have been made before it is over."""
 
 
 def truth(generation: int, number: int) -> dict[str, int]:
@@ -84,6 +86,11 @@ def spawn(url: str, generations: int, seed: int) -> int:
         finally:
             os._exit(code)
     return pid
+
+
+async def calls_made(url: str, generations: int) -> int:
+    async with open_ledger(url) as ledger:
+        return sum([len((await ledger.usage(key(number))).calls) for number in range(1, generations + 1)])
 
 
 async def replay_and_check(url: str, generations: int) -> dict[str, object]:
@@ -148,6 +155,8 @@ def main() -> NoReturn:
         _, status = os.waitpid(victim, 0)
         assert os.WTERMSIG(status) == signal.SIGKILL, f"a worker had ended by itself: {status}"
         running.append(spawn(given.url, generations, rng.getrandbits(32)))
+    while asyncio.run(calls_made(given.url, generations)) < LEAST:  # a busy machine has not got far by now
+        time.sleep(0.2)
     for pid in running:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

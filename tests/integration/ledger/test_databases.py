@@ -106,27 +106,36 @@ async def test_connections_that_are_cut_lose_and_double_nothing(postgres_url: st
         office = Office(url)
         async with office.stack:
             ledgers = [await office.open() for _ in range(3)]
-            done = asyncio.Event()
+            done, progress = asyncio.Event(), asyncio.Event()
 
             async def cut() -> None:
+                # Once for every step that was made: a machine that is slow is not cut off more often for that.
                 while not done.is_set():
+                    await progress.wait()
+                    progress.clear()
                     await admin.execute(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                         f"WHERE datname = '{url.rpartition('/')[2]}' AND random() < 0.2"
                     )
-                    await asyncio.sleep(rng.random() * 0.03)
 
             async def generation(number: int) -> None:
                 mine = rng.choice(ledgers)
                 await mine.grant("team", 1_000_000, id=str(number))
+                progress.set()
                 await mine.admit(key(number), "team", amount=1_000)
+                progress.set()
                 call_id = await started(mine, key(number))
+                progress.set()
                 await rng.choice(ledgers).settle(call_id, used(10))
+                progress.set()
                 await rng.choice(ledgers).close_hold(key(number))
+                progress.set()
 
+            progress.set()
             cutting = asyncio.create_task(cut())
             await asyncio.gather(*(generation(number) for number in range(1, 31)))
             done.set()
+            progress.set()
             await cutting
             balance = await ledgers[0].balance("team")
             assert (balance.posted, balance.held) == (30 * (1_000_000 - 10_000), 0)

@@ -17,7 +17,10 @@ from unspool.ledger import Ledger, LedgerOptions
 from unspool.producer import Generation
 from unspool.testing.contract.kit import eventually, settled
 
-OPTIONS = Options(lease=0.5, poll=0.05, sweep=0.05, abort_grace=0.5, drain=0.0)
+OPTIONS = Options(lease=30.0, poll=0.05, sweep=0.05, abort_grace=10.0, drain=0.0)
+"""No owner is lost, and no clean-up cut short, because the machine is busy."""
+LEASE = 1.0
+"""Of owners that are lost."""
 COST = 1_000 * 100 + 2_000 * 10  # of a call with `used(100, 10)`
 
 
@@ -172,7 +175,7 @@ async def test_a_repeated_start_attaches_whatever_became_of_the_balance(replicas
 
 async def test_a_dead_owners_call_is_charged_by_whoever_takes_over(replicas: Replicas) -> None:
     """What its log tells of the text is counted, once, and the hold is given back."""
-    one, two = await replicas.make("a", hold=1_000_000), await replicas.make("b", hold=1_000_000)
+    one, two = [await replicas.make(name, hold=1_000_000, lease=LEASE) for name in "ab"]
     await grant(one, 10_000_000)
     never_left: list[object] = []
 
@@ -211,7 +214,7 @@ async def test_a_run_that_is_gone_on_with_pays_for_calls_of_its_own(replicas: Re
             await asyncio.Event().wait()
         await finish.wait()
 
-    one, two = await replicas.make("a"), await replicas.make("b")
+    one, two = await replicas.make("a", lease=LEASE), await replicas.make("b", lease=LEASE)
     for manager in (one, two):
         manager.register("work", work)
     await grant(one, 10_000_000)

@@ -143,7 +143,7 @@ async def test_pauses_double_up_to_an_hour(ledger: Ledger) -> None:
 async def test_an_open_ledger_delivers_by_itself(office: Office, receiver: Receiver) -> None:
     ledger = await office.open(exporter=Webhook(receiver.url), options={"deliver_every": 0.01})
     await spend(ledger, 5)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await ledger.audit()).undelivered:
             await asyncio.sleep(0.01)
     assert len(receiver.keys) == 6

@@ -6,18 +6,23 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.integration.redis.processes import Replica, launch
+from tests.integration.redis.processes import Gate, Replica, launch
 from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
 
 _number = itertools.count(1)
 
+SHARED_LEASE, SHARED_GRACE = 30.0, 2.0
+"""Of the two replicas that tests share."""
+
 Starting = Callable[..., Awaitable[list[Replica]]]
+Gates = Callable[[], Gate]
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +60,8 @@ async def replicas(store: str) -> AsyncGenerator[Starting]:
 def shared(database: RedisServer) -> Generator[tuple[Replica, Replica]]:
     """Two replicas that live as long as the session, for tests that do them no harm; each with streams of its own."""
     url = f"{database.url}?prefix=shared"
-    one, two = Replica(url, "a"), Replica(url, "b")
+    # No owner is lost here, and a Stop finds its owner: neither is decided by how busy the machine is.
+    one, two = (Replica(url, name, lease=SHARED_LEASE, abort_grace=SHARED_GRACE) for name in "ab")
     asyncio.run(launch(one, two))
     yield one, two
     for replica in (one, two):
@@ -66,6 +72,12 @@ def shared(database: RedisServer) -> Generator[tuple[Replica, Replica]]:
 def stream() -> str:
     """A name that no other test uses."""
     return f"s{next(_number)}"
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Gates:
+    """Makes gates, each a file of its own."""
+    return lambda: Gate(tmp_path / f"gate-{next(_number)}")
 
 
 @pytest.fixture

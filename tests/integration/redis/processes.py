@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -26,11 +26,31 @@ from unspool.errors import UnspoolError
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a wait counts as a hang."""
+SLACK = 10.0
+"""Seconds that a busy machine may take for anything beside what is promised."""
 _NO_TLS = ssl.create_default_context()  # made once: it takes longer than a request
 TIMES = {"lease": 2.0, "poll": 0.25, "sweep": 0.2, "abort_grace": 0.5, "drain": 5.0}
 """Options of a replica that is not told otherwise."""
+
+
+class Gate:
+    """A file that holds up runs which have been told its name (see `replica.Script`) until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def open(self) -> None:
+        """Let the runs pass that wait here, and those that come later."""
+        self._path.touch()
+
+    def close(self) -> None:
+        """Hold up the runs that come later."""
+        self._path.unlink()
 
 
 class Replica:
@@ -130,8 +150,18 @@ async def launch(*replicas: Replica) -> None:
     await asyncio.gather(*(replica.ready() for replica in replicas))
 
 
-async def start(client: Client, stream_id: str, *, more: dict[str, Any] | None = None, **script: Any) -> Started:
+async def start(
+    client: Client,
+    stream_id: str,
+    *,
+    more: dict[str, Any] | None = None,
+    gates: Mapping[int, Gate] | None = None,
+    tool: float | Gate = 0.0,
+    **script: Any,
+) -> Started:
     """Start a run that follows this script. `more`: what else the client is told."""
+    script["gates"] = {number: str(gate) for number, gate in (gates or {}).items()}
+    script["tool"] = str(tool) if isinstance(tool, Gate) else tool
     message = msgspec.json.encode(Script(**script)).decode()
     async with client:
         return await client.start(stream_id, message, **(more or {}))

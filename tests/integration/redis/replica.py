@@ -33,15 +33,27 @@ from unspool.producer import Generation
 class Script(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a run does. It says the numbers from 1 to `count` as text, `delay` seconds apart, then waits in a tool.
 
-    `usage`: models whose usage it reports first. `tool`: seconds in the tool.
+    `gates`: numbers after which it waits until a file exists, which the test makes: see `processes.Gate`.
+    `usage`: models whose usage it reports first. `tool`: seconds in the tool, or the file that ends it.
     `deaf`: seconds for which it does not heed a cancellation, and speaks on.
     """
 
     count: int = 10
     delay: float = 0.0
+    gates: dict[int, str] = {}
     usage: list[str] = []
-    tool: float = 0.0
+    tool: float | str = 0.0
     deaf: float = 0.0
+
+
+def is_open(gate: str) -> bool:
+    return os.path.exists(gate)
+
+
+async def passed(gate: str) -> None:
+    """Wait until a gate is open."""
+    while not is_open(gate):
+        await asyncio.sleep(0.01)
 
 
 class Runs:
@@ -70,12 +82,17 @@ class Runs:
         for model in script.usage:
             await gen.usage(gen.call_id(), model=model, input_tokens=3, output_tokens=5)
         for number in range(len(begun) + 1, script.count + 1):
+            # Asked before each number, and not once after one, so that the run of a new owner waits as well.
+            if (gate := script.gates.get(number - 1)) is not None:
+                await passed(gate)
             await gen.text(f"{number} ")
             self.said[str(gen.key)] = number
             await asyncio.sleep(script.delay)
+        if (gate := script.gates.get(script.count)) is not None:
+            await passed(gate)
         if script.tool:
-            await gen.tool_call("call", "wait", {"seconds": script.tool})
-            await asyncio.sleep(script.tool)
+            await gen.tool_call("call", "wait", {"until": script.tool})
+            await (passed(script.tool) if isinstance(script.tool, str) else asyncio.sleep(script.tool))
             await gen.tool_result("call", "waited")
 
     async def _speak_on(self, gen: Generation, script: Script) -> None:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from tests.integration.redis.conftest import Gates
 from tests.integration.redis.processes import Follower, Replica, check_exact, numbers, read_until_cut, start, until
 from tests.servers.redis import RedisServer
 from unspool.client import Received
@@ -18,10 +19,13 @@ from unspool.testing.proxy import Faults, Proxy
 Pair = tuple[Replica, Replica]
 
 
-async def test_a_run_of_one_replica_is_listed_told_and_followed_by_the_other(shared: Pair, stream: str) -> None:
+async def test_a_run_of_one_replica_is_listed_told_and_followed_by_the_other(
+    shared: Pair, gates: Gates, stream: str
+) -> None:
     """From its first record to its end, each once, whatever was said before the viewer came."""
     one, two = shared
-    started = await one.say(stream, user=stream, count=60, delay=0.01)
+    finish = gates()
+    started = await one.say(stream, user=stream, count=60, delay=0.01, gates={30: finish})
     early = Follower(one, stream, user=stream)
     await early.reach(10)
     viewer = Follower(two, stream, user=stream)
@@ -30,6 +34,7 @@ async def test_a_run_of_one_replica_is_listed_told_and_followed_by_the_other(sha
         state = await client.status(stream)
         assert (state.generation, state.status) == (started.generation, Status.RUNNING)
         assert numbers(60).startswith(state.text)
+        finish.open()
         check_exact(await viewer.end(), 60)
         assert viewer.connections == 1
         assert await early.end() == viewer.records
@@ -37,10 +42,14 @@ async def test_a_run_of_one_replica_is_listed_told_and_followed_by_the_other(sha
         assert (await client.status(stream)).text == numbers(60)
 
 
-async def test_what_was_said_before_anybody_came_is_there_for_all(shared: Pair, stream: str) -> None:
+async def test_what_was_said_before_anybody_came_is_there_for_all(shared: Pair, gates: Gates, stream: str) -> None:
     """Scenarios 7 and 11: viewers of both replicas, during the run and after its end, get all of it."""
-    await shared[0].say(stream, count=3, tool=0.3)
+    finish = gates()
+    await shared[0].say(stream, count=3, tool=finish)
     early = [Follower(replica, stream) for replica in shared]
+    for viewer in early:
+        await viewer.until(lambda viewer: "tool.call" in viewer.types, "it is in the tool")
+    finish.open()
     ends = [await viewer.end() for viewer in early]
     late = [await Follower(replica, stream).end() for replica in shared]
     for records in (*ends, *late):
@@ -48,16 +57,19 @@ async def test_what_was_said_before_anybody_came_is_there_for_all(shared: Pair, 
         assert records == ends[0]
 
 
-async def test_a_viewer_goes_on_at_its_position_on_any_replica(shared: Pair, stream: str) -> None:
+async def test_a_viewer_goes_on_at_its_position_on_any_replica(shared: Pair, gates: Gates, stream: str) -> None:
     """Scenario 17: a snapshot first, then only what came later; and a bare position does as well."""
     one, two = shared
-    await one.say(stream, count=200, delay=0.005)
+    finish = gates()
+    await one.say(stream, count=200, delay=0.005, gates={190: finish})
     first = Follower(one, stream)
     await first.reach(20)
     await first.leave()
     at = first.records[-1].offset
     bare = Follower(two, stream, generation=1, after=at)
     snapshot = Follower(two, stream, snapshot=True)
+    await snapshot.until(lambda viewer: bool(viewer.records), "it has its snapshot")
+    finish.open()
     check_exact([*first.records, *await bare.end()], 200)
     records = await snapshot.end()
     assert records[0].type == "sync"
@@ -97,7 +109,7 @@ async def test_a_position_that_is_none_is_refused_by_every_replica(shared: Pair,
 async def test_nobody_elses_streams_exist(shared: Pair, stream: str) -> None:
     """Scenario 59: read, status, list, stop and start by another user are answered as for a stream that never was."""
     one, two = shared
-    await one.say(stream, user="owner", count=2, tool=5)
+    await one.say(stream, user="owner", count=2, tool=1000)
     async with two.client("thief") as client:
         for refused in (client.status(stream), client.stop(stream), start(two.client("thief"), stream)):
             with pytest.raises(NotFound) as error:
@@ -121,7 +133,7 @@ async def test_a_users_listing_is_right_whatever_the_index_holds(
     index = f'shared:owner:["{user}",null]'
     database.ask("ZADD", index, 1, "never-was")
     for number in range(4):
-        await one.say(f"{stream}-{number}", user=user, count=1, tool=10 if number % 2 else 0)
+        await one.say(f"{stream}-{number}", user=user, count=1, tool=1000 if number % 2 else 0)
     async with two.client(user) as client:
         running = await until(lambda: client.list(status=Status.RUNNING), "two run", lambda found: len(found) == 2)
         assert {found.stream_id for found in running} == {f"{stream}-1", f"{stream}-3"}

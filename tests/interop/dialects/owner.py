@@ -15,8 +15,8 @@ from unspool.ledger import Ledger, LedgerOptions, Prices, Rates
 from unspool.providers.responses import OpenAIResponses
 
 PRICES = Prices({"m": Rates(input=Decimal(1), output=Decimal(2))})
-QUICK: dict[str, Any] = {"lease": 0.6, "poll": 0.05, "sweep": 0.05, "abort_grace": 1.0, "drain": 0.0, "resumes": 9}
-LEASE = 2.5
+QUICK: dict[str, Any] = {"lease": 1.0, "poll": 0.05, "sweep": 0.05, "abort_grace": 1.0, "drain": 0.0, "resumes": 9}
+LEASE = 4.0
 """Seconds that a process may be held up by a busy machine without being taken for dead."""
 
 

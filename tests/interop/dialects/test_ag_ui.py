@@ -20,7 +20,7 @@ from tests.unit.http.ag_ui_client import Client, Json, events_of
 
 Tell = Callable[[str], None]
 LATER = ("connect", "again")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def text_of(messages: list[Json], role: str = "assistant") -> str:
@@ -82,7 +82,7 @@ async def test_whole_streams_are_valid(serving: Serving, stores: Collection[str]
     """The run itself, who comes to it in the middle, and who comes after its end."""
     async with (
         world(serving, stores, cuts=0, dialects=["ag-ui"]) as made,
-        httpx2.AsyncClient(base_url=made.url, timeout=20) as client,
+        httpx2.AsyncClient(base_url=made.url, timeout=60) as client,
     ):
         made.held.clear()
         message = {"id": "u1", "role": "user", "content": QUESTION}
@@ -152,7 +152,7 @@ async def test_copilotkit_replays_two_turns(serving: Serving, stores: Collection
     async with world(serving, stores, cuts=0, least=20, plain=True, dialects=["ag-ui"]) as made:
         texts: list[str] = []
         messages: list[Json] = []
-        async with httpx2.AsyncClient(base_url=made.url, timeout=20) as client:
+        async with httpx2.AsyncClient(base_url=made.url, timeout=60) as client:
             for number in (1, 2, 3):
                 messages.append({"id": f"u{number}", "role": "user", "content": QUESTION})
                 asked: dict[str, Any] = {"threadId": "t", "runId": f"r{number}", "messages": messages}

@@ -26,7 +26,7 @@ from tests.interop.test_nginx import BUFFERED, UNBUFFERED
 from tests.unit.http.test_ai_sdk import _events, _terminals, frames_of
 from tests.unit.http.ui_message_checker import parts_of as unit_parts_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 Tell = Callable[[str], None]
 Json = dict[str, Any]
 
@@ -46,7 +46,7 @@ async def test_every_part_index_continues_exactly(serving: Serving, stores: Coll
     """A POST streams all; `startIndex` n gives what comes after n parts, from either replica."""
     async with (
         world(serving, stores, cuts=0, least=30, dialects=["ai-sdk"]) as made,
-        httpx2.AsyncClient(base_url=made.url, timeout=20) as client,
+        httpx2.AsyncClient(base_url=made.url, timeout=60) as client,
     ):
         message = {"id": "u1", "role": "user", "parts": [{"type": "text", "text": QUESTION}]}
         answer = await client.post(
@@ -167,7 +167,7 @@ async def test_workflow_transport_through_cuts(
     """One `sendMessage`: the transport comes back by itself, and has every chunk once."""
     async with (
         world(serving, stores, carried=WHOLE) as made,
-        httpx2.AsyncClient(base_url=made.direct, timeout=20) as client,
+        httpx2.AsyncClient(base_url=made.direct, timeout=60) as client,
     ):
         got = await node(modules / "ai_sdk_workflow.mjs", made.url, CHAT, QUESTION)
         truth = parts_of((await client.get(f"/api/chat/{CHAT}/stream?startIndex=0")).text)
@@ -196,7 +196,7 @@ def bundle(modules: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run(
         ["node", modules / "node_modules/esbuild/bin/esbuild", modules / "ai_sdk_page.jsx", "--bundle",
          "--jsx=automatic", "--define:process.env.NODE_ENV='production'", f"--outfile={target}", "--log-level=error"],
-        check=True, timeout=60,
+        check=True, timeout=120,
     )  # fmt: skip
     return target.read_text()
 
@@ -222,7 +222,7 @@ class Page:
 @asynccontextmanager
 async def page_of(browser: Any, url: str, bundle: str) -> AsyncGenerator[Page, None]:
     context = await browser.new_context()
-    context.set_default_timeout(90_000)
+    context.set_default_timeout(120_000)
     html = "<!doctype html><meta charset=utf-8><div id=root></div><script src=/page.js></script>"
     await context.route("**/page.html", lambda route: route.fulfill(body=html, content_type="text/html"))
     await context.route("**/page.js", lambda route: route.fulfill(body=bundle, content_type="text/javascript"))
@@ -344,6 +344,7 @@ async def test_the_example_in_chromium(
         example(modules, tmp_path / "ai_sdk", made.direct) as url,
     ):
         context = await browser.new_context()
+        context.set_default_timeout(120_000)
         page = await context.new_page()
         await page.goto(url)
         await page.fill("input", QUESTION)

@@ -20,7 +20,7 @@ from tests.interop.programs import node
 from unspool import Generation, GenerationManager, RunFailed
 from unspool.http import StartRequest, create_app
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 Json = dict[str, Any]
 
 DIALECTS: Final = ["chat-completions"]
@@ -28,7 +28,7 @@ ASKED: Final[Json] = {"model": "m", "messages": [{"role": "user", "content": QUE
 
 
 def settings(url: str) -> dict[str, Any]:
-    return {"base_url": f"{url}/v1", "api_key": "k", "timeout": 20}
+    return {"base_url": f"{url}/v1", "api_key": "k", "timeout": 60}
 
 
 async def test_a_stream_with_its_usage(serving: Serving, stores: Collection[str]) -> None:

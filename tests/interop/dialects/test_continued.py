@@ -24,10 +24,12 @@ from unspool.events import Record
 from unspool.jobs import GenerationKey, Status
 from unspool.testing.contract.kit import Cluster, eventually
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 UPSTREAM: Final = ["responses"]
 ROOT: Final = Path(__file__).parents[3]
 Tell = Callable[[str], None]
+HANG: Final = 60.0
+"""Seconds after which a wait counts as a hang."""
 
 
 async def run(manager: GenerationManager) -> None:
@@ -104,6 +106,7 @@ async def test_an_owner_that_dies_is_followed_by_another(
     ):
         stack.push_async_callback(cluster.close)
         upstream.cuts = 0
+        upstream.held.clear()  # in the middle, until all have died: however fast it is, they die while it speaks
         managers: list[GenerationManager] = []
         for _ in range(6):
             manager = made(store, model, f"sqlite:///{tmp_path}/ledger.db", transport)
@@ -117,7 +120,9 @@ async def test_an_owner_that_dies_is_followed_by_another(
             reached = await size(last) + random.randint(1, 40)
 
             async def further(reached: int = reached) -> bool:
-                return await size(last) >= reached or (await last.job("s")).settled
+                if await size(last) >= reached or (await last.job("s")).settled:
+                    return True
+                return upstream.half.is_set() and (await last.snapshot("s")).text == upstream.text
 
             await eventually(further)
             job = await last.job("s")
@@ -129,6 +134,7 @@ async def test_an_owner_that_dies_is_followed_by_another(
             managers.remove(owner)
             await cluster.kill(owner)
             await owner.billing.close()
+        upstream.held.set()
         log = await log_of(last)
         await check(last, upstream, log)
         attempts = sum(record.type == "resumed" for record in log)
@@ -156,6 +162,7 @@ async def test_a_process_that_is_killed(serving: Serving, database: Any, tmp_pat
         provider(upstream.url) as model,
         made(store, model, ledger, lease=LEASE) as survivor,
     ):
+        upstream.held.clear()  # in the middle, until its owner is dead
         await fund(survivor)
         command = [sys.executable, "-m", "tests.interop.dialects.owner", store, upstream.url, ledger, QUESTION]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
@@ -163,18 +170,21 @@ async def test_a_process_that_is_killed(serving: Serving, database: Any, tmp_pat
             assert process.stdout is not None
             assert await process.stdout.readline() == b"started\n"
 
-            async def some() -> bool:
-                return await size(survivor) > 60
+            async def all_said() -> bool:
+                return (await survivor.snapshot("s")).text == upstream.text
 
-            await eventually(some)
+            await asyncio.wait_for(upstream.half.wait(), HANG)
+            await eventually(all_said)
+            before = await size(survivor)
         finally:
             process.kill()
             await process.wait()
+            upstream.held.set()
         log = await log_of(survivor)
         await check(survivor, upstream, log)
         assert [record.type for record in log].count("resumed") == 1
         at = next(record.offset for record in log if record.type == "resumed")
-        assert at > 60, "it was alive until it was killed"
+        assert at == before + 1, "it was alive until it was killed"
         tell(f"killed after {at - 1} of {len(log)} records; {len(upstream.text)} characters, each once")
 
 

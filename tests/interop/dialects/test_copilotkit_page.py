@@ -17,10 +17,12 @@ from tests.interop.dialects.world import QUESTION, World, world
 
 EXAMPLE = Path(__file__).parents[3] / "examples/copilotkit"
 SAID = "[...document.querySelectorAll('.assistant')].at(-1)?.textContent ?? ''"
+HANG = 120_000
+"""Milliseconds after which a wait counts as a hang."""
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
@@ -55,6 +57,7 @@ async def test_the_page_goes_on(serving: Serving, modules: Path, browser: Any, t
         example(tmp_path, modules, made) as address,
     ):
         context = await browser.new_context()
+        context.set_default_timeout(HANG)
         page = await context.new_page()
         await page.goto(address)
         await page.wait_for_function("document.getElementById('stop').disabled && location.hash")
@@ -85,6 +88,7 @@ async def test_the_page_stops(serving: Serving, modules: Path, browser: Any, tmp
         example(tmp_path, modules, made) as address,
     ):
         page = await browser.new_page()
+        page.set_default_timeout(HANG)
         await page.goto(address)
         await page.wait_for_function("document.getElementById('stop').disabled && location.hash")
         await page.fill("#text", QUESTION)

@@ -26,7 +26,7 @@ from unspool.http.dialects.durable_live import LiveOptions
 from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
 from unspool.testing.proxy import Faults, Proxy
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 Tell = Callable[[str], None]
 
 CORE = "^(?!.*(Fork -|Reserved))"
@@ -129,7 +129,7 @@ async def test_python_client(serving: Serving, stores: Collection[str], live: An
     offset = "-1"
     async with (
         written(serving, stores, 11) as (proxy, url, truth),
-        httpx.AsyncClient(trust_env=False, timeout=20) as http,
+        httpx.AsyncClient(trust_env=False, timeout=60) as http,
     ):
         while not got or "last" not in got[-1]:
             begun.append(offset if offset != "-1" else "")

@@ -19,7 +19,7 @@ from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
 from tests.interop.programs import ended, node, program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DIALECT = ("langgraph",)
 CARRIED = (1500, 12_000)

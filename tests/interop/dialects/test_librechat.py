@@ -96,7 +96,7 @@ async def test_every_reload_shows_what_there_is_and_goes_on(serving: Serving, st
     """Through cuts, each time with a sync of the content so far: at the end the content is exact."""
     async with (
         world(serving, stores, dialects=["librechat"]) as made,
-        httpx2.AsyncClient(base_url=made.url, timeout=20) as client,
+        httpx2.AsyncClient(base_url=made.url, timeout=60) as client,
     ):
         begun = await start(client, conversationId="conv-7")
         assert begun == {"streamId": "conv-7", "conversationId": "conv-7", "status": "started"}
@@ -124,7 +124,7 @@ async def test_status_active_and_abort(serving: Serving, stores: Collection[str]
     """Found while it runs, stopped by its abort key from any replica; the final frame has the partial answer."""
     async with (
         world(serving, stores, cuts=0, dialects=["librechat"]) as made,
-        httpx2.AsyncClient(base_url=made.url, timeout=20) as client,
+        httpx2.AsyncClient(base_url=made.url, timeout=60) as client,
     ):
         made.held.clear()
         stream_id = (await start(client))["streamId"]
@@ -155,7 +155,7 @@ async def test_what_is_not_there_is_said(serving: Serving) -> None:
     """404 as JSON for streams and aborts, `active: false` for a status, a sentence for a body without a stream."""
     async with (
         world(serving, cuts=0, dialects=["librechat"]) as made,
-        httpx2.AsyncClient(base_url=made.url, timeout=20) as client,
+        httpx2.AsyncClient(base_url=made.url, timeout=60) as client,
     ):
         missing = await client.get(f"{BASE}/stream/nowhere")
         assert (missing.status_code, missing.json()["error"]) == (404, "Stream not found")

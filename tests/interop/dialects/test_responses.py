@@ -20,7 +20,7 @@ from tests.conftest import Serving
 from tests.interop.dialects.world import CUTS, QUESTION, RESULT, THOUGHT, TOOL, World, world
 from tests.interop.programs import ended, node, program
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 Json = dict[str, Any]
 
 EVENTS: Final = {
@@ -33,7 +33,7 @@ BROKEN: Final = (openai.APIConnectionError, httpx2.TransportError)
 
 
 def settings(url: str) -> dict[str, Any]:
-    return {"base_url": f"{url}/v1", "api_key": "k", "max_retries": 2, "timeout": 20}
+    return {"base_url": f"{url}/v1", "api_key": "k", "max_retries": 2, "timeout": 60}
 
 
 def check(told: list[Json], made: World) -> None:

@@ -55,6 +55,8 @@ class World:
         self.held = asyncio.Event()
         """Clear it to hold runs up in the middle; set, as it is at the beginning, they go on to their end."""
         self.held.set()
+        self.half = asyncio.Event()
+        """Set once a run has come to where `held` holds it up."""
         self._delay = delay
         self._least = least
         self._random = Random(seed)
@@ -90,6 +92,7 @@ class World:
                 said += 1
             await asyncio.sleep(self._delay)
             if said == self._least // 2:
+                self.half.set()
                 await self.held.wait()
         await gen.usage("m1", provider="openai", model="m", input_tokens=11, output_tokens=said, reasoning_tokens=2)
 

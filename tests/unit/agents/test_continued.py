@@ -21,6 +21,8 @@ from unspool.providers.failures import failure
 from unspool.providers.responses_stream import Begun, ResponseStream
 from unspool.testing.contract.kit import Cluster, eventually
 
+pytestmark = pytest.mark.virtual_time
+
 WORDS: Final = ["The ", "river ", "says ", "nothing."]
 SENT: Final = upstream(
     [

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.processes import bare_environment, default_signals
+from tests.waiting import HANG
+
 Spawn = Callable[..., Awaitable[Process]]
 
 
@@ -32,24 +35,32 @@ class Served(NamedTuple):
     announced: str
 
 
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what the user has set for `unspool` and for the clients of providers."""
+    for name in [name for name in os.environ if name.startswith(("UNSPOOL_", "OPENAI_", "ANTHROPIC_"))]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 async def spawn(tmp_path: Path) -> AsyncGenerator[Spawn, None]:
-    """Start the real command in an empty folder, without anybody's settings; it is killed after the test."""
+    """Start the real command in an empty folder, without the user's variables and with no signal ignored; it is
+    killed after the test."""
     started: list[Process] = []
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
     command = Path(sys.executable).with_name("unspool")  # as installed, beside this very interpreter
 
     async def start(*arguments: str, **env: str) -> Process:
-        environment = {**clean, "COLUMNS": "100", "NO_COLOR": "1", **env}
-        process = await asyncio.create_subprocess_exec(
-            command,
-            *arguments,
-            cwd=tmp_path,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-        )
+        environment = bare_environment(**{"COLUMNS": "100", "NO_COLOR": "1", **env})
+        with default_signals():
+            process = await asyncio.create_subprocess_exec(
+                command,
+                *arguments,
+                cwd=tmp_path,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=PIPE,
+                stderr=PIPE,
+            )
         started.append(process)
         return process
 
@@ -66,7 +77,7 @@ def unspool(spawn: Spawn) -> Callable[..., Awaitable[Ran]]:
 
     async def run(*arguments: str, **env: str) -> Ran:
         process = await spawn(*arguments, **env)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG):
             out, err = await process.communicate()
         return Ran(process.returncode, out.decode(), err.decode())
 
@@ -81,7 +92,7 @@ def serve(spawn: Spawn) -> Callable[..., Awaitable[Served]]:
         process = await spawn("serve", "--port", "0", *arguments, **env)
         assert process.stdout is not None
         announced = ""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG):
             while (found := re.search(r"^http://\S+$", announced, re.MULTILINE)) is None:
                 line = await process.stdout.readline()
                 assert line, f"the server did not start: {announced}"

@@ -19,12 +19,6 @@ def settings(**values: object) -> Settings:
     return Settings.model_validate(values)
 
 
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "UNSPOOL_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_scripted() -> None:
     chosen = choose_model(settings(model="scripted", seed=7))
     assert isinstance(chosen.model, ScriptedModel)

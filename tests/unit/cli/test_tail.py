@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.client.log_server import LOG, WORDS, LogServer, frame
+from tests.waiting import HANG
 from unspool.client import Client
 from unspool.jobs import Status
 
@@ -74,11 +75,11 @@ async def test_a_token_is_sent(unspool: Command) -> None:
 
 
 async def test_ctrl_c_leaves_and_says_how_to_stop_the_run(serve: Command, spawn: Command) -> None:
-    served = await serve("--model", "scripted", "--delay", "0.2")
+    served = await serve("--model", "scripted", "--delay", "1")  # 290 chunks: it runs for five minutes
     async with Client(served.url) as client:
         await client.start("conv-1", "hello")
         process = await spawn("tail", "conv-1", "--url", served.url)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG):
             assert await process.stdout.readline() == b"> hello\n"
             process.send_signal(signal.SIGINT)
             _, err = await process.communicate()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
+from tests.virtual import now
+from tests.waiting import HANG
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Producer, Wish, messages_of
@@ -22,7 +24,6 @@ from unspool.testing.hostile import HostileTransport
 
 T = TypeVar("T")
 ME = Owner("u-1", None)
-PATIENCE = 20.0
 
 
 class Clock:
@@ -36,7 +37,7 @@ class Clock:
 
 
 async def within(work: Awaitable[T]) -> T:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG):
         return await work
 
 
@@ -45,12 +46,12 @@ async def replicas(
     count: int,
     *,
     seed: int | None = None,
-    clock: Clock | None = None,
+    clock: Callable[[], float] = now,
     options: DurableOptions | None = None,
     **faults: Any,
 ) -> AsyncGenerator[list[DurableStreams]]:
     """So many replicas over one store. With a `seed` every one has faults of its own, and hints are mistreated."""
-    store = MemoryStore(clock=clock) if clock is not None else MemoryStore()
+    store = MemoryStore(clock=clock)
     transport = MemoryTransport()
     async with AsyncExitStack() as stack:
         made: list[DurableStreams] = []
@@ -63,8 +64,7 @@ async def replicas(
                 hints = HostileTransport(transport, seed=seed + number)
             manager = GenerationManager(own, hints, options=Options(poll=0.02, drain=0.0))
             await stack.enter_async_context(manager)
-            how: dict[str, Any] = {"clock": clock} if clock is not None else {}
-            made.append(DurableStreams(manager, options=options, **how))
+            made.append(DurableStreams(manager, options=options, clock=clock))
         yield made
 
 

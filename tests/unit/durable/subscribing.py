@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.unit.durable.kit import ME, Clock, message, replicas
+from tests.unit.durable.kit import ME, message, replicas
+from tests.virtual import now
+from tests.waiting import HANG
 from unspool.durable import DurableStreams
 from unspool.durable.subscriptions import Subscriptions
 
@@ -41,18 +43,20 @@ class Receiver:
         writer.close()
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             while len(self.got) < count:
                 await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
-async def pair(clock: Clock | None = None) -> AsyncGenerator[list[tuple[DurableStreams, Subscriptions]]]:
+async def pair(clock: Callable[[], float] = now) -> AsyncGenerator[list[tuple[DurableStreams, Subscriptions]]]:
     """Two replicas with subscriptions, and one signing key."""
     async with replicas(2, clock=clock) as both:
-        how: dict[str, Any] = {"clock": clock} if clock is not None else {}
         made = [
-            (streams, Subscriptions(streams._manager, streams, signing_key=b"k" * 32, local_webhooks=True, **how))
+            (
+                streams,
+                Subscriptions(streams._manager, streams, signing_key=b"k" * 32, local_webhooks=True, clock=clock),
+            )
             for streams in both
         ]
         try:

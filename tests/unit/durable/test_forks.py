@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.durable.kit import ME, TEXT, Clock, read_all, replicas, text, within
+from tests.virtual import run
 from unspool.durable import Fork, Wish
 from unspool.durable.entries import Ref
 from unspool.durable.errors import StreamConflict, StreamDeleted
 from unspool.durable.names import new_log, stream_id_of
 from unspool.errors import NotFound
 from unspool.jobs import ANYONE
+
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_a_fork_does_not_copy_and_does_not_follow() -> None:
@@ -84,7 +87,7 @@ def test_forking_and_deleting_at_once(seed: int) -> None:
             with pytest.raises(NotFound):
                 await both[0].read("a", ME, 0)
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.parametrize("named", [False, True])

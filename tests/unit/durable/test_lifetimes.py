@@ -7,11 +7,14 @@ import asyncio
 import pytest
 
 from tests.unit.durable.kit import ME, TEXT, Clock, replicas, text
+from tests.waiting import HANG
 from unspool.durable import Append, Wish
 from unspool.durable.cache import Cache
 from unspool.durable.names import new_log, stream_id_of
 from unspool.errors import NotFound
 from unspool.jobs import ANYONE
+
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_what_keeps_a_stream() -> None:
@@ -47,7 +50,7 @@ async def test_streams_that_nobody_uses_are_swept() -> None:
         clock.now += 61
         await two.create("new", ME, TEXT)  # a replica that has never seen the old one
         manager = two._manager
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG):
             while len(await manager.jobs(user=ANYONE)) > 1:
                 await asyncio.sleep(0.001)
 

@@ -9,6 +9,8 @@ import pytest
 from tests.unit.durable.kit import ME, created, lose, replicas, text, within
 from unspool.errors import ViewerReleased
 
+pytestmark = pytest.mark.virtual_time
+
 
 async def test_followers_share_what_they_get() -> None:
     async with replicas(1) as (streams,):

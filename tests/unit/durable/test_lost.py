@@ -10,6 +10,8 @@ import pytest
 from tests.unit.durable.kit import ME, created, lose, read_all, replicas, text, within
 from unspool.durable import Append
 
+pytestmark = pytest.mark.virtual_time
+
 
 @pytest.mark.parametrize("others", [0, 1, 2, 3])
 async def test_what_was_lost_is_no_duplicate(others: int) -> None:

@@ -22,6 +22,7 @@ from tests.unit.durable.kit import (
     text,
     within,
 )
+from tests.virtual import run
 from unspool import GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.durable import Append, DurableOptions, DurableStreams, Fork, Wish
@@ -29,6 +30,8 @@ from unspool.durable.errors import ProducerFenced, StreamConflict, StreamFull
 from unspool.errors import BadRequest, NotFound, ViewerReleased
 from unspool.jobs import ANYONE, Owner
 from unspool.testing.faults import FaultyStore
+
+pytestmark = pytest.mark.virtual_time
 
 
 @given(st.integers(0, 10_000))
@@ -57,7 +60,7 @@ def test_appends_from_two_replicas(seed: int) -> None:
                     assert mine == [b"%d-%d;" % (name, number) for number in range(10)]
                 assert chunk.next == 101
 
-    asyncio.run(go())
+    run(go())
 
 
 async def test_an_append_whose_answer_was_lost_is_there_once() -> None:
@@ -126,7 +129,7 @@ def test_a_close_wins(seed: int) -> None:
                 assert chunk.closed
             assert not await insist(both[0], text("late"))
 
-    asyncio.run(go())
+    run(go())
 
 
 async def test_a_retry_is_a_duplicate_everywhere() -> None:
@@ -213,7 +216,7 @@ def test_followers_get_everything_once(seed: int) -> None:
             for follower in followers:
                 assert await within(follower) == truth
 
-    asyncio.run(go())
+    run(go())
 
 
 async def test_a_deleted_stream_ends_its_followers_and_is_never_mixed_up_with_the_next() -> None:
@@ -352,4 +355,4 @@ def test_a_large_stream_while_it_is_written(seed: int) -> None:
             assert all(whole.startswith(one) for one in seen)
             assert seen == sorted(seen, key=len)
 
-    asyncio.run(go())
+    run(go())

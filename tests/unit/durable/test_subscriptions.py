@@ -18,11 +18,15 @@ if importlib.util.find_spec("cryptography") is None:
 
 from tests.unit.durable.kit import JSON, ME, Clock, message, within
 from tests.unit.durable.subscribing import add, pair
+from tests.virtual import run
+from tests.waiting import HANG
 from unspool.durable import DurableStreams
 from unspool.durable import subscription as rules
 from unspool.durable.subscription import Ack, AlreadyClaimed, Fenced, NothingPending, Subscription, Terms, matches
 from unspool.errors import NotFound
 from unspool.jobs import Owner
+
+pytestmark = pytest.mark.virtual_time
 
 PULL = Terms(type="pull-wake", pattern="events/*", wake_stream="wake/pool", lease_ttl_ms=10_000)
 
@@ -172,7 +176,7 @@ async def test_a_worker_that_is_gone_loses_its_wake() -> None:
         lost = (await first.claim(ME, "s", "gone")).subscription
         assert lost.wake is not None
         clock.now += 11
-        async with asyncio.timeout(20):  # a replica looks, by itself
+        async with asyncio.timeout(HANG):  # a replica looks, by itself
             while await wakes(one) != [1, 2]:
                 await asyncio.sleep(0.01)
         with pytest.raises(Fenced):
@@ -204,7 +208,7 @@ async def test_what_is_left_of_a_deleted_one_keeps_nobody_waiting() -> None:
         assert await wakes(one) == [1]
         await first.claim(ME, "s", "gone")
         clock.now += 11
-        async with asyncio.timeout(20):  # a replica looks, by itself
+        async with asyncio.timeout(HANG):  # a replica looks, by itself
             while await wakes(one) != [1, 2]:
                 await asyncio.sleep(0.01)
 
@@ -274,4 +278,4 @@ def test_every_append_is_worked_on(seed: int) -> None:
             for path, number in done.items():
                 assert number == (await one.head(path, ME)).next
 
-    asyncio.run(go())
+    run(go())

@@ -14,6 +14,7 @@ if importlib.util.find_spec("cryptography") is None:
 
 from tests.unit.durable.kit import JSON, ME, within
 from tests.unit.durable.subscribing import Receiver, add, pair
+from tests.waiting import HANG
 from unspool.durable import subscription as rules
 from unspool.durable import webhooks
 from unspool.durable.subscription import Terms
@@ -40,7 +41,7 @@ async def test_a_webhook_is_called_until_it_answers() -> None:
         assert (failed["wake_id"], failed["generation"]) == (told["wake_id"], told["generation"])
         assert told["streams"][0]["path"] == "events/a"
         assert told["callback_url"] == "http://b/subscriptions/s/callback"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             while (await first.get(ME, "s")).links["events/a"].acked != number:
                 await asyncio.sleep(0.005)
         _check(signature, body, first.signer)
@@ -136,8 +137,7 @@ async def test_no_redirect_is_followed() -> None:
 
 async def test_a_webhook_that_drips_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole call has its time, not each byte."""
-    monkeypatch.setattr(webhooks, "_TIMEOUT", 0.2)
-
+    monkeypatch.setattr(webhooks, "_TIMEOUT", 1.0)  # enough to send the request, also where the machine stalls
     left = asyncio.Event()
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,7 +15,7 @@ from unspool.http import StartRequest, create_app
 from unspool.producer import Generation
 from unspool.sse import Decoder, Message
 
-OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2)
+OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=10.0)
 MODES = ["messages-tuple", "values", "updates", "custom"]
 
 

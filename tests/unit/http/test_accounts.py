@@ -8,6 +8,7 @@ from decimal import Decimal
 import httpx2
 
 from tests.conftest import Serving
+from tests.waiting import HANG
 from unspool import GenerationManager, Options
 from unspool.http import Identity, StartRequest, create_app
 from unspool.ledger import Ledger, LedgerOptions, Prices, Rates
@@ -38,7 +39,7 @@ def books(hold: int = 0) -> Ledger:
 
 
 async def ended(client: httpx2.AsyncClient, stream: str, headers: dict[str, str]) -> list[str]:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(HANG):
         answered = await client.get(f"/v1/streams/{stream}/events", headers=headers)
     return [message.event for message in Decoder().feed(answered.content)]
 

@@ -72,7 +72,7 @@ def talk() -> Talk:
 
 
 def app(talk: Talk) -> Any:
-    manager = GenerationManager(options=Options(sweep=0.02, poll=0.02, abort_grace=0.2))
+    manager = GenerationManager(options=Options(sweep=0.02, poll=0.02, abort_grace=10.0))
     return create_app(manager, run=talk.run, dialects=["ag-ui"], authenticate=who)
 
 

@@ -23,7 +23,7 @@ from unspool.http.dialects.ui_message_stream import ASKED, UIMessageStream
 from unspool.producer import Generation
 from unspool.projection import REQUEST
 
-OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2)
+OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=10.0)
 Json = dict[str, Any]
 
 # any log

@@ -14,13 +14,15 @@ from starlette.requests import HTTPConnection
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests import waiting
 from tests.conftest import Serving
 from tests.unit.http.ui_message_checker import Checker
 from unspool import GenerationManager, Options
 from unspool.http import Identity, StartRequest, StreamOptions, create_app
+from unspool.http.dialects import ai_sdk_socket
 from unspool.producer import Generation
 
-OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2)
+OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=10.0)
 Json = dict[str, Any]
 
 
@@ -136,15 +138,17 @@ async def test_an_abort_is_a_stop_and_a_close_is_none(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize("then", ["stays", "closes", "elsewhere"])
-async def test_who_asks_anew_has_not_stopped(serving: Serving, then: str) -> None:
+async def test_who_asks_anew_has_not_stopped(serving: Serving, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a page does after a remount: it aborts, and resumes. Also where the socket is closed right after that; and
     another page's question, that came since, is not what was aborted."""
+    pauses = waiting.Pauses(monkeypatch, ai_sdk_socket, ai_sdk_socket._PAUSE)
     manager = GenerationManager(options=OPTIONS)
     async with serving(create_app(manager, run=endless)) as client, socket(client) as opened:
         for request_id, chat in (("a", "c"), ("other", "d")):
             await say(opened, "send", request_id, id=chat)
             await until(opened, "text-delta")
         await say(opened, "abort", "a")
+        await waiting.until(lambda: pauses.begun == 1)
         if then == "elsewhere":
             asked = {"id": "c", "messages": [{"id": "u2", "role": "user", "parts": []}]}
             async with client.stream("POST", "/api/chat", json=asked):
@@ -155,6 +159,7 @@ async def test_who_asks_anew_has_not_stopped(serving: Serving, then: str) -> Non
         await say(opened, "abort", "other")
         if then == "closes":
             await opened.close()
+        pauses.over.set()
         async for _ in manager.follow("d"):
             pass  # what "a" was aborted for is due before this
         job = await manager.job("c")

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope
 
 from tests.conftest import Serving
+from tests.waiting import HANG
 from unspool import GenerationManager, Options
 from unspool.durable import token
 from unspool.http import Identity
@@ -45,7 +46,7 @@ class Served:
         decoder = Decoder()
         events: list[tuple[str, Any]] = []
         try:
-            async with asyncio.timeout(10), self.client.stream("GET", path, headers=headers) as response:
+            async with asyncio.timeout(HANG), self.client.stream("GET", path, headers=headers) as response:
                 assert response.status_code == 200
                 async for part in response.aiter_bytes():
                     events += [(event.event, json.loads(event.data)) for event in decoder.feed(part)]
@@ -196,7 +197,7 @@ async def test_readers_who_leave_are_forgotten(serving: Serving) -> None:
                 await asyncio.sleep(0.001)
             following.cancel()
             await asyncio.wait([following])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG):
                 while here.manager.replica.viewers:
                     await asyncio.sleep(0.001)
 
@@ -221,7 +222,7 @@ async def test_a_reader_that_does_not_read_is_cut_off(serving: Serving) -> None:
             "headers": [], "path_params": {"path": "a"},
         }  # fmt: skip
         response = asyncio.create_task(dialect(scope, receive, send))
-        await asyncio.wait([response], timeout=10)
+        await asyncio.wait([response], timeout=HANG)
         assert response.cancelled()
         assert not here.manager.replica.viewers
 
@@ -297,7 +298,7 @@ async def test_a_trimmed_generation_begins_with_its_content(serving: Serving) ->
                 await gen.snapshot()
 
         await here.manager.start("s", run)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG):
             while not (await here.manager.job("s")).settled:
                 await asyncio.sleep(0.001)
         assert (await here.manager.job("s")).first_offset > 1
@@ -333,7 +334,7 @@ async def test_workers_need_only_the_token_of_their_wake(serving: Serving) -> No
         assert (await here.client.delete(f"{base}/streams/logs%2Fx", headers=ANN)).status_code == 204
 
         await here.client.post("/v1/stream/events/a", headers={**JSON, **ANN}, content=b"1")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG):
             while not (await here.client.get("/v1/stream/wake", headers=ANN)).json():
                 await asyncio.sleep(0.001)
         claim = (await here.client.post(f"{base}/claim", json={"worker": "w"}, headers=ANN)).json()

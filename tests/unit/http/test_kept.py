@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.conftest import Serving
 from tests.unit.http.test_stream import HELLO, OPTIONS, Wire, quiet, viewers
+from tests.waiting import HANG
 from unspool import GenerationManager
 from unspool.http import StartRequest, StreamOptions, create_app
 from unspool.producer import Generation
@@ -36,7 +37,7 @@ def streaming() -> int:
 
 
 async def idle() -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         while streaming():
             await asyncio.sleep(0.001)
 
@@ -131,7 +132,7 @@ async def test_middleware_may_end_first(serving: Serving, suspends: bool) -> Non
         await client.post("/v1/streams/s/generations", json=HELLO)
         async with Wire.follow(client.base_url, "/v1/streams/s/events") as wire:
             await wire.until(KEEP_ALIVE)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG):
                 await closed.wait()
             run.words.put_nowait("said")
             await wire.until(b"id: 1-1\n")

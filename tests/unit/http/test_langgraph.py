@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Serving
 from tests.unit.http.langgraph_server import MODES, OPTIONS, App, Closing, asking, events, served, texts
+from tests.waiting import Pauses, until
 from unspool import GenerationManager, Options
 from unspool.http import Identity, StartRequest, StreamOptions, create_app
 from unspool.http.dialects.langgraph import responses
@@ -249,7 +250,7 @@ async def test_a_wrong_request_says_what_is_wrong(serving: Serving, body: dict[s
 
 async def test_who_goes_away_stops_what_nobody_else_follows(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """`on_disconnect: cancel`: not where another follows, or the client comes back; the last to leave counts."""
-    monkeypatch.setattr(responses, "PATIENCE", 0.1)
+    patience = Pauses(monkeypatch, responses, responses.PATIENCE)
     async with served(serving) as server:
         server.app.go.clear()
         client, body = server.client, {**asking("one"), "on_disconnect": "cancel"}
@@ -274,6 +275,8 @@ async def test_who_goes_away_stops_what_nobody_else_follows(serving: Serving, mo
         back = Closing(client, "GET", second.headers["location"])
         await back.begun()
         assert back.headers["location"] == f"{returned}/stream?cancel_on_disconnect=1"
+        await until(lambda: patience.begun == 2)
+        patience.over.set()
         for kind in ("stream", "wait"):  # they left later, so by then it was seen that the others are followed
             left, last = await begin(kind)
             await last.close()
@@ -302,6 +305,7 @@ async def test_who_waits_is_kept_alive_and_cut_where_the_server_goes(serving: Se
                 await anext(piece async for piece in fed if piece.strip())
 
 
+@pytest.mark.virtual_time
 async def test_who_came_last_is_the_one_whose_leaving_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nobody who follows is seen here, as when the others are on another replica."""
     monkeypatch.setattr(responses, "PATIENCE", 0.0)

@@ -105,7 +105,7 @@ class Talk:
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.requests: list[StartRequest] = []
-        self.manager = GenerationManager(options=Options(sweep=0.02, poll=0.02, abort_grace=0.2))
+        self.manager = GenerationManager(options=Options(sweep=0.02, poll=0.02, abort_grace=10.0))
         self.app = create_app(self.manager, run=self.run, dialects=["librechat"], authenticate=who)
 
     async def run(self, gen: Generation, request: StartRequest) -> None:

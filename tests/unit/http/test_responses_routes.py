@@ -19,7 +19,7 @@ from unspool.ledger import Ledger, LedgerOptions
 Json = dict[str, Any]
 
 CHAT: Json = {"messages": [{"role": "user", "content": "hi"}]}
-OPTIONS: Json = {"sweep": 0.02, "poll": 0.02, "abort_grace": 0.2}
+OPTIONS: Json = {"sweep": 0.02, "poll": 0.02, "abort_grace": 10.0}
 
 
 async def hello(gen: Generation, request: StartRequest) -> None:

@@ -18,7 +18,7 @@ from unspool.producer import Generation
 from unspool.sse import Decoder, Message
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
-OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2)
+OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=10.0)
 
 
 async def hello(gen: Generation, request: StartRequest) -> None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 from tests.conftest import Serving
+from tests.waiting import HANG
 from unspool import GenerationManager, Options
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.http import StartRequest, StreamOptions, create_app, router
@@ -22,7 +23,7 @@ from unspool.sse import Decoder, Message
 from unspool.testing.faults import FaultyStore
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
-OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2, window=8, lease=30.0)
+OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=10.0, window=8, lease=30.0)
 
 
 async def words(gen: Generation, request: StartRequest) -> None:
@@ -32,7 +33,7 @@ async def words(gen: Generation, request: StartRequest) -> None:
 
 async def messages(client: httpx2.AsyncClient, path: str, **headers: str) -> list[Message]:
     decoder, found = Decoder(), list[Message]()
-    async with asyncio.timeout(15), client.stream("GET", path, headers=headers) as response:
+    async with asyncio.timeout(HANG), client.stream("GET", path, headers=headers) as response:
         async for piece in response.aiter_raw():
             found += decoder.feed(piece)
     return found
@@ -90,7 +91,7 @@ async def test_a_viewer_outlasts_a_store_that_is_away(serving: Serving) -> None:
         faulty.verbs = frozenset({"read"})  # what this viewer wants is older than what is held in memory
         faulty.before = 1.0
         decoder, found, beats = Decoder(), list[Message](), 0
-        async with asyncio.timeout(15), client.stream("GET", "/v1/streams/s/events") as response:
+        async with asyncio.timeout(HANG), client.stream("GET", "/v1/streams/s/events") as response:
             async for piece in response.aiter_raw():
                 beats += piece.count(b": ka\n")
                 if beats > 5:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from anthropic import AsyncAnthropic
 
+from tests.waiting import HANG
 from unspool import events
 from unspool.content import fold
 from unspool.errors import ConfigurationError, RunFailed
@@ -374,7 +375,7 @@ async def test_closing_the_iterator_closes_the_upstream_connection(upstream, mod
     while (await anext(stream)).type != events.TEXT_DELTA:
         pass
     await stream.aclose()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         await upstream.requests[0].gone.wait()
 
 
@@ -393,7 +394,7 @@ async def test_cancelling_a_waiting_reader_closes_the_upstream_connection(upstre
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         await upstream.requests[0].gone.wait()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import HANG
 from unspool import events
 from unspool.content import fold
 from unspool.errors import ConfigurationError, RunFailed
@@ -86,7 +87,7 @@ def folded(got):
 
 async def until(event):
     """Wait for a thread's event without holding up the loop."""
-    assert await asyncio.to_thread(event.wait, 10)
+    assert await asyncio.to_thread(event.wait, HANG)
 
 
 async def test_answer_comes_in_the_order_of_the_contract(model):

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from openai import AsyncOpenAI
 
+from tests.waiting import HANG
 from unspool import events
 from unspool.content import fold
 from unspool.errors import ConfigurationError, RunFailed
@@ -333,7 +334,7 @@ def hanging(*items):
 
 
 async def hung_up(upstream):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         await upstream.requests[0].gone.wait()
 
 
