@@ -10,10 +10,6 @@ import pytest
 MARK = "virtual_time"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{MARK}: runs on a loop that never waits and has no sockets")
-
-
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Choose the loop by the mark: on virtual time a busy machine changes no outcome."""
     if item.get_closest_marker(MARK) is None:
