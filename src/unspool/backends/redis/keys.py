@@ -12,16 +12,21 @@ SHARDS: Final = 8
 
 
 class Keys:
-    """Names under one prefix, so that several applications can share a database."""
+    """Names under one prefix of one database, so that several applications can share a server."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, database: int = 0) -> None:
         self.prefix = prefix
-        self.channels = f"{prefix}:replica:".encode()
+        # A server's channels are shared by all of its databases: what another database says is of other streams.
+        self._spoken = f"{prefix}:@{database}" if database else prefix
+        self.channels = f"{self._spoken}:replica:".encode()
 
     def stream(self, stream_id: str) -> bytes:
-        """The stream's hash, and its channel. Its id is the hash tag, so braces in it are written otherwise."""
-        tag = stream_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-        return f"{self.prefix}:{{{tag}}}".encode()
+        """The stream's hash. Its id is the hash tag, so braces in it are written otherwise."""
+        return _named(self.prefix, stream_id)
+
+    def channel(self, stream_id: str) -> bytes:
+        """The stream's channel, in the slot of its hash: what the scripts announce there concerns this database."""
+        return _named(self._spoken, stream_id)
 
     def replica(self, name: str) -> bytes:
         """The channel on which a replica is called."""
@@ -46,6 +51,11 @@ class Keys:
     def owner(self, owner: bytes) -> bytes:
         """The streams of one owner, likewise."""
         return self.prefix.encode() + b":owner:" + owner
+
+
+def _named(prefix: str, stream_id: str) -> bytes:
+    tag = stream_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+    return f"{prefix}:{{{tag}}}".encode()
 
 
 def shard_of(stream_id: str) -> int:

@@ -40,7 +40,7 @@ class RedisStore:
 
     def __init__(self, topology: Topology, *, prefix: str = "unspool", retention: float = 3600.0) -> None:
         self._redis = topology
-        self._keys = Keys(prefix)
+        self._keys = Keys(prefix, topology.database)
         self._indexes = Indexes(topology, self._keys)
         self._kept_ended = _ms(retention + 60)
         self._due: dict[GenerationKey, float] = {}  # when the next append of ours renews the lease
@@ -72,7 +72,7 @@ class RedisStore:
             seen = await self._redis.run(
                 "create", stream, new.stream_id, self._keys.channels, owner, secrets.token_hex(8), request, expected,
                 new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
-                _ms(_NUMBERS), _sealed_as("replaced"), *wire.known_metadata(new.metadata),
+                _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.stream_id), *wire.known_metadata(new.metadata),
                 *([b"task", wire.json_bytes(new.task)] if new.task is not None else ()),
                 *([b"account", new.account.encode()] if new.account is not None else ()),
             )  # fmt: skip
@@ -117,7 +117,7 @@ class RedisStore:
         reply = await self._redis.run(
             "append", base + b":fence", b"%d:%d" % (epoch, records[0].offset - 1), b"%d:%d" % (epoch, last),
             b"%d-0" % last, entry, notice, renew, len(sets), *sets, *clears,
-            more=(base + b":log", base, stream),
+            more=(base + b":log", base, self._keys.channel(key.stream_id)),
         )  # fmt: skip
         if reply < 0:
             self._due.pop(key, None)
@@ -156,7 +156,7 @@ class RedisStore:
         self._due.pop(key, None)
         used, found, won = await self._redis.run(
             "seal", self._keys.stream(key.stream_id), key.generation, epoch, _sealed_as(type), type, payload,
-            self._kept_ended,
+            self._kept_ended, self._keys.channel(key.stream_id),
         )  # fmt: skip
         if not found:
             raise _missing(key.generation, used)

@@ -41,6 +41,9 @@ _ONE_KEY: Final = frozenset({"drop", "due", "enter", "renewed"})
 class Topology(ABC):
     """Runs commands and scripts on whichever server holds a key. `timeout`: seconds for a batch of commands."""
 
+    database = 0
+    """Number of the database on the server."""
+
     def __init__(self, timeout: float = _TIMEOUT) -> None:
         self.timeout = timeout
 
@@ -91,6 +94,7 @@ class Server(Topology):
 
     def __init__(self, client: Redis, *, owned: bool, timeout: float = _TIMEOUT) -> None:
         super().__init__(timeout)
+        self.database = int(client.connection_pool.connection_kwargs.get("db") or 0)
         self._client = client
         self._owned = owned
         self._pipe = Pipe(self.connect, timeout=timeout)

@@ -34,7 +34,7 @@ class RedisTransport:
 
     def __init__(self, topology: Topology, *, prefix: str = "unspool") -> None:
         self._redis = topology
-        self._keys = Keys(prefix)
+        self._keys = Keys(prefix, topology.database)
 
     async def connect(self, replica: str, deliver: Callable[[Hint], None]) -> RedisChannel:
         channel = RedisChannel(self._redis, self._keys, replica, deliver)
@@ -73,14 +73,14 @@ class RedisChannel:
     def watch(self, key: GenerationKey, *, local: bool = False) -> None:
         if local:  # the owner is called on the channel of its replica
             return
-        channel = self._keys.stream(key.stream_id)
+        channel = self._keys.channel(key.stream_id)
         watched = self._watched.setdefault(channel, {})
         if not watched:
             self._tell(b"SUBSCRIBE", channel)
         watched[key.generation] = key
 
     def unwatch(self, key: GenerationKey) -> None:
-        channel = self._keys.stream(key.stream_id)
+        channel = self._keys.channel(key.stream_id)
         watched = self._watched.get(channel)
         if watched is None or watched.pop(key.generation, None) is None:
             return

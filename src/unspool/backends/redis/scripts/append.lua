@@ -1,5 +1,5 @@
 -- The hot path: fence, log and hint in three steps of one script.
--- KEYS: fence, log, job, stream. ARGV: the fence as it must be, as it will be, entry id, entry, what is published where the
+-- KEYS: fence, log, job, channel. ARGV: the fence as it must be, as it will be, entry id, entry, what is published where the
 -- entry is too large for that, ms that running data is kept when the lease is to be renewed, how many of the following are
 -- fields and values to set; the rest are fields to clear.
 local found = redis.call('SET', KEYS[1], ARGV[2], 'XX', 'GET', 'KEEPTTL')

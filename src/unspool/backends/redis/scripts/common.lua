@@ -39,7 +39,7 @@ local function call_owner(channels, owner, stream_id, number)
 end
 
 -- The terminal record, the status and the time in one step, and the news of it to whoever follows.
-local function seal(stream, number, epoch, last, status, kind, payload, keep)
+local function seal(stream, channel, number, epoch, last, status, kind, payload, keep)
   local key = stream .. ':' .. number
   local offset = string.format('%d', last + 1)
   local entry = '[' .. number .. ',' .. offset .. ',[["' .. kind .. '",' .. payload .. ']]]'
@@ -47,5 +47,5 @@ local function seal(stream, number, epoch, last, status, kind, payload, keep)
   redis.call('SET', key .. ':fence', epoch .. ':' .. offset .. ':sealed')
   redis.call('HSET', key, 'status', status, 'settled', seconds(now()), 'kind', kind, 'payload', payload)
   expire(key, keep)
-  redis.call('PUBLISH', stream, entry)
+  redis.call('PUBLISH', channel, entry)
 end

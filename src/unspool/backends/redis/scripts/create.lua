@@ -1,6 +1,6 @@
 -- KEYS: stream. ARGV: stream id, channels of replicas, owner, token, request id, expected number, replica, lease in
--- seconds, limits, ms that running data is kept, that ended data is, that numbers are, status of a replaced job, then
--- fields of the job and their values.
+-- seconds, limits, ms that running data is kept, that ended data is, that numbers are, status of a replaced job, channel of
+-- the stream, then fields of the job and their values.
 local stream = KEYS[1]
 local stream_id, channels, owner, token, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local known = redis.call('HMGET', stream, 'owner', 'used', 'token')
@@ -23,7 +23,7 @@ local before = stream .. ':' .. string.format('%d', used)
 if used > 0 and ACTIVE[redis.call('HGET', before, 'status')] then
   local epoch, last = fence(before)
   redis.call('HSET', before, 'by', token)
-  seal(stream, string.format('%d', used), epoch, last, ARGV[13], 'replaced', '{"by_generation":' .. number .. '}', ARGV[11])
+  seal(stream, ARGV[14], string.format('%d', used), epoch, last, ARGV[13], 'replaced', '{"by_generation":' .. number .. '}', ARGV[11])
   call_owner(channels, redis.call('HGET', before, 'replica'), stream_id, used)
   replaced = job(stream, string.format('%d', used))
 end
@@ -34,7 +34,7 @@ redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' 
 if request ~= '' then redis.call('HSET', stream, 'r:' .. request, number) end
 redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request, 'replica', ARGV[7], 'lease', ARGV[8],
   'until', seconds(time + tonumber(ARGV[8])), 'created', seconds(time), 'active', seconds(time), 'limits', ARGV[9])
-if #ARGV > 13 then redis.call('HSET', key, unpack(ARGV, 14)) end
+if #ARGV > 14 then redis.call('HSET', key, unpack(ARGV, 15)) end
 redis.call('SET', key .. ':fence', '1:0')
 expire(key, ARGV[10])
 redis.call('PEXPIRE', stream, math.max(tonumber(ARGV[10]), tonumber(ARGV[12]))) -- no shorter than what runs on it
