@@ -120,6 +120,12 @@ class StoreUnavailable(UnspoolError):
     code, status, fault = "store_unavailable", 503, "system"
 
 
+class UnreadableRecord(UnspoolError):
+    """This version cannot read what a newer version of unspool has stored; upgrade this replica."""
+
+    code, status, fault = "unreadable_record", 503, "system"
+
+
 class TooManyGenerations(UnspoolError):
     """As many generations are running as may; stop one, or wait for its end. Details: `limit`, `running`."""
 

@@ -53,8 +53,6 @@ async def test_databases_of_one_server_do_not_hear_each_other(database: RedisSer
 @pytest.mark.parametrize("number", [0, 3])
 async def test_hints_arrive_in_every_database(database: RedisServer, number: int) -> None:
     """A Stop reaches its owner, and records their viewer, by hints alone: nothing is polled for an hour."""
-    from unspool import Options
-
     options = Options(poll=3600.0, lease=3600.0)
     url = f"{database.url}/{number}?prefix=hints"
     one, two = GenerationManager.from_url(url, options=options), GenerationManager.from_url(url, options=options)

@@ -8,14 +8,15 @@ lately that its creation may still be on its way.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from unspool.backends.redis import wire
 from unspool.backends.redis.keys import SHARDS, Keys, key_of, member_of, shard_of
 from unspool.backends.redis.topology import Topology
-from unspool.errors import StoreUnavailable
+from unspool.errors import StoreUnavailable, UnreadableRecord
 from unspool.jobs import GenerationKey, Job, Owner, Status
 
 _KEPT: Final = 30 * 24 * 3600 * 1000
@@ -24,6 +25,11 @@ _ON_ITS_WAY: Final = 60.0
 """Seconds after which something that was entered has been created, or never will be."""
 _AT_ONCE: Final = 1000
 """Members that are looked at in one go."""
+_PASSED_OVER: Final = 10_000
+"""Items that are remembered as those that cannot be handled; further ones are logged each time."""
+
+_log = logging.getLogger("unspool.redis")
+T = TypeVar("T")
 
 
 class Indexes:
@@ -32,6 +38,8 @@ class Indexes:
     def __init__(self, topology: Topology, keys: Keys) -> None:
         self._redis = topology
         self._keys = keys
+        self.passed_over: set[bytes] = set()
+        """Items that could not be handled here, for reasons of their own."""
 
     async def enter(self, stream_id: str, owner: bytes, lease: float) -> None:
         """Something is about to be created on a stream."""
@@ -62,9 +70,8 @@ class Indexes:
     async def expired(self, limit: int) -> Sequence[Job]:
         """Active jobs whose lease has run out. Those that are alive after all are entered anew."""
         due = await self._due(self._keys.leases, 0.0, limit)
-        looked = await asyncio.gather(*(self._look(*entry) for entry in due), return_exceptions=True)
-        raise_where_none(looked)
-        return [job for job in looked if isinstance(job, Job)][:limit]
+        looked = await self.each((member, self._look(index, member, score)) for index, member, score in due)
+        return [job for job in looked if job is not None][:limit]
 
     async def _look(self, index: bytes, member: bytes, score: bytes) -> Job | None:
         """The job behind an entry, if its lease has run out."""
@@ -83,11 +90,10 @@ class Indexes:
         """Delete what was sealed longer ago than that."""
         due = await self._due(self._keys.completed, completed_retention, _AT_ONCE)
         due += await self._due(self._keys.unfinished, retention, _AT_ONCE)
-        done = await asyncio.gather(
-            *(self._delete(*entry, retention, completed_retention) for entry in due), return_exceptions=True
+        done = await self.each(
+            (member, self._delete(index, member, score, retention, completed_retention)) for index, member, score in due
         )
-        raise_where_none(done)
-        return [key for key in done if isinstance(key, GenerationKey)]
+        return [key for key in done if key is not None]
 
     async def _delete(
         self, index: bytes, member: bytes, score: bytes, retention: float, completed_retention: float
@@ -128,28 +134,53 @@ class Indexes:
         jobs: list[Job] = []
         for begin in range(0, len(members), _AT_ONCE):
             part = members[begin : begin + _AT_ONCE]
-            ids = [member.decode() for member, _ in part]
-            replies = await asyncio.gather(
-                *(self._redis.run("jobs", self._keys.stream(stream_id)) for stream_id in ids)
-            )
-            jobs += [
-                wire.job_of(stream_id, one) for stream_id, found in zip(ids, replies, strict=True) for one in found
-            ]
-            empty = [entry for entry, found in zip(part, replies, strict=True) if not found]
-            await asyncio.gather(
-                *(self._redis.run("drop", index, member, score, _ON_ITS_WAY) for member, score in empty)
-            )
+            work = ((member, self._jobs(index, member, score)) for member, score in part)
+            listed = await self.each(work, whole=True)
+            jobs += [job for found in listed for job in found]
         return jobs
 
+    async def _jobs(self, index: bytes, member: bytes, score: bytes) -> list[Job]:
+        """The jobs of one stream, without those that this version cannot read."""
+        stream_id = member.decode()
+        replies = await self._redis.run("jobs", self._keys.stream(stream_id))
+        if not replies:
+            await self._redis.run("drop", index, member, score, _ON_ITS_WAY)
+        jobs: list[Job] = []
+        for reply in replies:
+            try:
+                jobs.append(wire.job_of(stream_id, reply))
+            except UnreadableRecord as error:
+                self.pass_over(member, error)
+        return jobs
 
-def raise_where_none(answers: Sequence[object]) -> None:
-    """Raise what went wrong where nothing went well, or it is more than a server that cannot answer: one stream that
-    cannot be reached, in a slot that is being moved, must not hold up the care of all the others."""
-    errors = [answer for answer in answers if isinstance(answer, BaseException)]
-    if not errors:
-        return
-    for error in errors:
-        if not isinstance(error, StoreUnavailable):
+    # each item fails alone
+
+    async def each(self, items: Iterable[tuple[bytes, Coroutine[Any, Any, T]]], *, whole: bool = False) -> list[T]:
+        """Do something about each of these items; what it came to where that went well.
+
+        An item that cannot be handled (its slot is being moved, this version cannot read it) is passed over, counted,
+        and logged once: it holds up none of the others. Raises StoreUnavailable when the server answers about none of
+        them or, for an answer that must be `whole`, not about all of them.
+        """
+        names, work = zip(*items, strict=True) if (items := list(items)) else ((), ())
+        found: list[T] = []
+        away: list[StoreUnavailable] = []
+        for name, answer in zip(names, await asyncio.gather(*work, return_exceptions=True), strict=True):
+            if isinstance(answer, StoreUnavailable):
+                away.append(answer)
+            elif isinstance(answer, BaseException):
+                self.pass_over(name, answer)
+            else:
+                found.append(answer)
+        if away and (whole or not found):
+            raise away[0]
+        return found
+
+    def pass_over(self, name: bytes, error: BaseException) -> None:
+        """Count an item that cannot be handled; it is logged the first time. Raises what is no plain error."""
+        if not isinstance(error, Exception):
             raise error
-    if len(errors) == len(answers):
-        raise errors[0]
+        if name not in self.passed_over:
+            _log.error("%s is passed over: %s", name.decode(errors="replace"), error)
+            if len(self.passed_over) < _PASSED_OVER:
+                self.passed_over.add(name)

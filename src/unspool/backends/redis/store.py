@@ -4,19 +4,22 @@ right, and healed while they are read: see `indexes.py`."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from unspool.backends.redis import wire
-from unspool.backends.redis.indexes import Indexes, raise_where_none
+from unspool.backends.redis.indexes import Indexes
 from unspool.backends.redis.keys import Keys
 from unspool.backends.redis.topology import Topology
-from unspool.errors import Fenced, GenerationConflict, Gone, NotFound
+from unspool.errors import Fenced, GenerationConflict, Gone, NotFound, StoreUnavailable, UnreadableRecord
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Lease, Owner, Status, Trigger, transition
 from unspool.protocols import Checkpoint, Counts, Created, NewJob, Page, Renewal, Sealed
+
+_log = logging.getLogger("unspool.redis")
 
 PUBLISHED: Final = 64 * 1024
 """Bytes up to which a hint carries the records; readers of larger batches read the log."""
@@ -72,7 +75,8 @@ class RedisStore:
             seen = await self._redis.run(
                 "create", stream, new.stream_id, self._keys.channels, owner, secrets.token_hex(8), request, expected,
                 new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
-                _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.stream_id), *wire.known_metadata(new.metadata),
+                _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.stream_id),
+                *wire.known_metadata(new.metadata),
                 *([b"task", wire.json_bytes(new.task)] if new.task is not None else ()),
                 *([b"account", new.account.encode()] if new.account is not None else ()),
             )  # fmt: skip
@@ -88,11 +92,19 @@ class RedisStore:
                 return Created(wire.job_of(new.stream_id, seen[1]), attached=True)
             case _:
                 job = wire.job_of(new.stream_id, seen[1])
-        replaced = wire.job_of(new.stream_id, seen[2]) if len(seen) > 2 and seen[2] else None
+        replaced = self._replaced(new.stream_id, seen[2]) if len(seen) > 2 and seen[2] else None
         if replaced is not None:
             await self._indexes.end(replaced.key, replaced.status)
             self._unpacked[replaced.key] = replaced.last_offset
         return Created(job, replaced=replaced)
+
+    def _replaced(self, stream_id: str, reply: Any) -> Job | None:
+        """The job that a new one has replaced. One that this version cannot read is replaced all the same."""
+        try:
+            return wire.job_of(stream_id, reply)
+        except UnreadableRecord as error:
+            self._indexes.pass_over(stream_id.encode(), error)
+            return None
 
     async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
         reply = await self._redis.run("get", self._keys.stream(stream_id), "" if generation is None else generation)
@@ -194,24 +206,24 @@ class RedisStore:
     async def renew(
         self, replica: str, leases: Sequence[tuple[GenerationKey, int]], seconds: float
     ) -> Sequence[Renewal]:
-        answers: list[Any] = await asyncio.gather(
-            self._indexes.renew([key.stream_id for key, _ in leases], seconds),
-            *(
-                self._redis.run(
-                    "renew", self._keys.stream(key.stream_id), key.generation, epoch, replica, seconds,
-                    _running(seconds), _ms(_NUMBERS),
-                )
-                for key, epoch in leases
-            ),
-            return_exceptions=True,
-        )  # fmt: skip
-        found = answers[1:]
-        raise_where_none(found)
-        # Of what cannot be reached nobody can say that it is lost; and the index may be wrong for a while.
-        return [
-            Renewal(True) if isinstance(one, BaseException) else Renewal(one[0] == 1, wire.abort_of(one[1]))
-            for one in found
-        ]
+        held = {lease: Renewal(True) for lease in leases}  # what cannot be reached is not known to be lost
+
+        async def renew(key: GenerationKey, epoch: int) -> None:
+            mine, abort = await self._redis.run(
+                "renew", self._keys.stream(key.stream_id), key.generation, epoch, replica, seconds, _running(seconds),
+                _ms(_NUMBERS),
+            )  # fmt: skip
+            held[key, epoch] = Renewal(mine == 1, wire.abort_of(abort))
+
+        async def index() -> None:
+            try:
+                await self._indexes.renew([key.stream_id for key, _ in leases], seconds)
+            except StoreUnavailable as error:
+                _log.info("the index of leases was not renewed, and is healed when it is read: %s", error)
+
+        work = self._indexes.each((str(key).encode(), renew(key, epoch)) for key, epoch in leases)
+        await asyncio.gather(work, index())
+        return list(held.values())
 
     async def take_over(
         self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool

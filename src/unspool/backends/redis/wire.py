@@ -7,6 +7,7 @@ Payloads are embedded as they are and come back byte by byte. With `redis-cli` o
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,10 +15,12 @@ from typing import Any, Final, get_type_hints
 
 import msgspec
 
+from unspool.errors import UnreadableRecord
 from unspool.events import Record
 from unspool.jobs import AbortRequest, Job, Lease, Limits, Metadata, Owner, Status, Task
 
 _encode: Final = msgspec.json.encode
+_log = logging.getLogger("unspool.redis")
 
 
 class _Item(msgspec.Struct, array_like=True, gc=False):
@@ -32,10 +35,22 @@ class _Entry(msgspec.Struct, array_like=True, gc=False):
     items: list[_Item] = []
 
 
+# What a newer version appends to these, this one passes over, as it does with fields of objects that it does not know.
+class _Owner(msgspec.Struct, array_like=True):
+    user: str | None
+    tenant: str | None
+
+
+class _Abort(msgspec.Struct, array_like=True):
+    by: str
+    reason: str | None
+    at: float
+
+
 _entry: Final = msgspec.json.Decoder(_Entry)
 _call: Final = msgspec.json.Decoder(tuple[str, int])
-_owner: Final = msgspec.json.Decoder(tuple[str | None, str | None])
-_abort: Final = msgspec.json.Decoder(tuple[str, str | None, float])
+_owner: Final = msgspec.json.Decoder(_Owner)
+_abort: Final = msgspec.json.Decoder(_Abort)
 _limits: Final = msgspec.json.Decoder(Limits)
 _task: Final = msgspec.json.Decoder(Task)
 _metadata: Final[Mapping[bytes, tuple[str, msgspec.json.Decoder[Any]]]] = {
@@ -136,36 +151,60 @@ def fence_of(data: bytes) -> tuple[int, int, bool]:
 
 def abort_of(data: bytes | None) -> AbortRequest | None:
     """The Stop that was asked for, if one was."""
-    return None if data is None else AbortRequest(*_abort.decode(data))
+    if data is None:
+        return None
+    found = _abort.decode(data)
+    return AbortRequest(found.by, found.reason, found.at)
 
 
 def job_of(stream_id: str, reply: Sequence[Any]) -> Job:
-    """A job from what a script answers: the number, fields and values, the fence."""
+    """A job from what a script answers: the number, fields and values, the fence. Raises UnreadableRecord."""
     number, flat, fence = reply
     fields: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
+    try:
+        return _job_of(stream_id, int(number), fields, fence)
+    except (msgspec.DecodeError, KeyError, ValueError) as error:
+        raise UnreadableRecord(
+            f"the job {stream_id}/{int(number)} cannot be read by this version of unspool: {error!r}; "
+            "upgrade this replica if a newer version shares its store"
+        ) from error
+
+
+def _job_of(stream_id: str, number: int, fields: Mapping[bytes, bytes], fence: bytes) -> Job:
     epoch, last, _ = fence_of(fence)
-    user, tenant = _owner.decode(fields[b"owner"])
-    known = {name: decoder.decode(fields[field]) for field, (name, decoder) in _metadata.items() if field in fields}
+    owner = _owner.decode(fields[b"owner"])
     settled = fields.get(b"settled")
     request = fields[b"request"]
     return Job(
         stream_id=stream_id,
-        generation=int(number),
+        generation=number,
         status=Status(fields[b"status"].decode()),
         lease=Lease(fields[b"replica"].decode(), epoch, float(fields[b"until"])),
         created_at=float(fields[b"created"]),
         active_at=float(fields[b"active"]),
-        user=user,
-        tenant=tenant,
+        user=owner.user,
+        tenant=owner.tenant,
         settled_at=float(settled) if settled is not None else None,
         first_offset=int(fields.get(b"first", 1)),
         last_offset=last,
         request_id=request.decode() if request else None,
         abort=abort_of(fields.get(b"abort")),
-        metadata=Metadata(**known),
+        metadata=_metadata_of(fields),
         limits=_limits.decode(fields[b"limits"]),
         task=_task.decode(fields[b"task"]) if b"task" in fields else None,
         account=fields[b"account"].decode() if b"account" in fields else None,
         synced=fields.get(b"synced") == b"1",
         terminal=Record(last, fields[b"kind"].decode(), fields[b"payload"]) if settled is not None else None,
     )
+
+
+def _metadata_of(fields: Mapping[bytes, bytes]) -> Metadata:
+    """The metadata of a job, without fields of a type that this version does not know: no run depends on them."""
+    known: dict[str, Any] = {}
+    for field, (name, decoder) in _metadata.items():
+        if field in fields:
+            try:
+                known[name] = decoder.decode(fields[field])
+            except msgspec.DecodeError:
+                _log.debug("the metadata field %s has a type that this version does not know", name)
+    return Metadata(**known)
