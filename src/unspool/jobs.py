@@ -124,6 +124,14 @@ class Lease(msgspec.Struct, frozen=True):
     expires_at: float
 
 
+def is_over(left: float, lease: float) -> bool:
+    """Whether a lease of so many seconds has run out, with so many left by the store's clock.
+
+    One with more left than was ever granted was granted before that clock was put back, and was not renewed since.
+    """
+    return left <= 0 or left > lease * 9 / 8
+
+
 class AbortRequest(msgspec.Struct, frozen=True):
     """A Stop that was asked for: by whom, why, when (store's clock, Unix seconds)."""
 

@@ -68,6 +68,13 @@ class Sealed(msgspec.Struct, frozen=True):
     won: bool
 
 
+class Expired(msgspec.Struct, frozen=True):
+    """Jobs whose lease has run out by the store's clock. `clocks`: by node of the store, Unix seconds."""
+
+    jobs: Sequence[Job]
+    clocks: Mapping[str, float]
+
+
 class Counts(msgspec.Struct, frozen=True):
     """How many jobs the store holds, in all and by status."""
 
@@ -150,11 +157,19 @@ class JobStore(Protocol):
     async def take_over(
         self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
     ) -> Lease | None:
-        """Raise the epoch from `epoch` and become the owner; None when someone else was faster or the log is sealed."""
+        """Raise the epoch from `epoch` and become the owner; None when someone else was faster or the log is sealed.
+
+        Repeated with the same arguments, as when its answer was lost, it answers the lease that the first call granted.
+        `only_expired`: None also when the lease has not run out, as `jobs.is_over` says.
+        """
         ...
 
-    async def expired(self, limit: int) -> Sequence[Job]:
-        """Active jobs whose lease has run out. Raises StoreUnavailable also where they could not be taken over now."""
+    async def expired(self, limit: int, *, beyond: float | None = None) -> Expired:
+        """Up to `limit` active jobs whose lease is over (`jobs.is_over`), and what the store's clocks say.
+
+        `beyond`: look also at leases that end more than so many seconds from now, which may have been granted before
+        the clock was put back. Raises StoreUnavailable also where no job could be taken over now.
+        """
         ...
 
     async def active(self, owner: Owner) -> Sequence[Job]:

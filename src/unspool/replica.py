@@ -53,6 +53,7 @@ class Replica:
         self.closing = False
         self._closed = False
         self._turns = Turns()
+        self._claimed: set[GenerationKey] = set()
         self._creations: dict[asyncio.Future[None], None] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -167,6 +168,17 @@ class Replica:
         )  # fmt: skip
         self.runs[job.key] = run
         return run
+
+    @contextlib.contextmanager
+    def claim(self, key: GenerationKey) -> Generator[bool]:
+        """Around a take-over and what follows from it: False where another task of this replica is at it already."""
+        mine = key not in self._claimed
+        self._claimed.add(key)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._claimed.discard(key)
 
     async def resume(self, job: Job, task: Task) -> None:
         """Go on with a run whose owner is lost, and whose lease was just taken over for this replica."""

@@ -146,9 +146,11 @@ async def _once(call: Callable[[], Awaitable[_T]]) -> _T:
 async def until_available(call: Callable[[], Awaitable[_T]]) -> _T:
     """Call again until the store is there."""
     # Every verb may be repeated, and the store decides when it is too late: another owner, or a seal.
+    told = False
     while True:
         try:
             return await call()
         except StoreUnavailable as error:
-            _log.warning("the store is unavailable (%s); the seal waits for it", error)
+            _log.log(logging.DEBUG if told else logging.WARNING, "the store is unavailable (%s): waiting for it", error)
+            told = True
             await asyncio.sleep(_PAUSE)

@@ -56,12 +56,16 @@ async def _sealed(replica: Replica, tail: Tail, verdict: Aborted) -> Job:
         if run is not None:  # ours: its hooks are at work, and they have a time limit of their own
             await run.done.wait()
             continue
-        lease = await replica.store.take_over(tail.key, epoch, replica.name, seconds, only_expired=False)
-        if lease is not None:
-            try:
-                return (await replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job
-            except Fenced as error:
-                _log.info("%s: taken over while it was being sealed here: %s", tail.key, error)
+        with replica.claim(tail.key) as mine:
+            if not mine:
+                await tail.wait_settled(options.poll)
+                continue
+            lease = await replica.store.take_over(tail.key, epoch, replica.name, seconds, only_expired=False)
+            if lease is not None:
+                try:
+                    return (await replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job
+                except Fenced as error:
+                    _log.info("%s: taken over while it was being sealed here: %s", tail.key, error)
 
 
 async def _answer(replica: Replica, tail: Tail, job: Job, *, asked: bool) -> AbortOutcome:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import TypeVar
 
 from unspool.errors import Fenced, Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.jobs import GenerationKey, Job, Task
 from unspool.replica import Replica
+from unspool.settlement import until_available
+from unspool.store_watch import StoreWatch
 from unspool.terminals import OWNER_LOST, Aborted, Failed
 
 _log = logging.getLogger("unspool.supervisor")
-_EXPIRED_PER_SWEEP = 100
+_ORPHANS = 10_000
+"""Generations of dead owners that are cared for at once."""
 _PIECE = 256
 
 T = TypeVar("T")
@@ -24,12 +29,15 @@ class Supervisor:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._random = random.Random(replica.name)
         self._tasks: list[asyncio.Task[None]] = []
         self._strange: dict[GenerationKey, float] = {}  # orphans whose name is not known here: since when
-        self._outage = float("-inf")  # when the store was last found to be away
+        self._orphans: dict[GenerationKey, asyncio.Task[None]] = {}  # those that are cared for here
+        self._thorough = True  # a clock may have been put back since this replica last judged
 
     def start(self) -> None:
         options = self._replica.options
+        self._watch = StoreWatch(options.lease, options.sweep, self._now())
         for name, seconds, work in (
             ("renew", options.lease / 3, self.renew),
             ("sweep", options.sweep, self.sweep),
@@ -39,10 +47,14 @@ class Supervisor:
             self._tasks.append(asyncio.create_task(self._every(seconds, work), name=f"unspool {name}"))
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._orphans.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -50,7 +62,7 @@ class Supervisor:
             try:
                 await work()
             except StoreUnavailable as error:
-                self._outage = asyncio.get_running_loop().time()
+                self._watch.suspend(self._now())
                 _log.warning("the store is unavailable: %s", error)
             except Exception:  # noqa: BLE001
                 # One bad round must not end the care of all that comes after it.
@@ -74,15 +86,23 @@ class Supervisor:
     async def sweep(self) -> None:
         """End what is stalled or too long, take over what has no owner."""
         await self._end_overdue()
-        now, lease = asyncio.get_running_loop().time, self._replica.options.lease
-        asked = now()
-        expired = await self._replica.store.expired(_EXPIRED_PER_SWEEP)
-        if now() - asked > lease / 4:  # an answer that comes so late is an outage, too
-            self._outage = now()
-        if now() - self._outage < lease / 2:
-            return  # nobody could renew: owners that are alive come first
-        # What is ours is only late: the renewal decides. Save hooks are slow: no orphan waits for those of another.
-        await asyncio.gather(*(self._take_over(job) for job in expired if job.key not in self._replica.runs))
+        beyond = self._replica.options.lease * 9 / 8 if self._thorough else None
+        asked = self._now()
+        expired = await self._replica.store.expired(_ORPHANS, beyond=beyond)
+        self._watch.answered(asked, self._now(), expired.clocks)
+        self._thorough = not self._watch.trusts(self._now())
+        if self._thorough:
+            return
+        # What is ours is only late: the renewal decides. Each survivor begins somewhere else.
+        orphans = [job for job in expired.jobs if job.key not in self._replica.runs and job.key not in self._orphans]
+        self._random.shuffle(orphans)
+        for job in orphans[: _ORPHANS - len(self._orphans)]:
+            # Each in a task of its own: none waits for the save hooks of another, and no sweep for any of them.
+            task = self._orphans[job.key] = asyncio.create_task(self._take_over(job), name=f"orphan {job.key}")
+            task.add_done_callback(partial(self._cared_for, job.key))
+
+    def _cared_for(self, key: GenerationKey, _: asyncio.Task[None]) -> None:
+        del self._orphans[key]
 
     async def retain(self) -> None:
         """Delete what is past retention, drop what nobody looks at."""
@@ -113,10 +133,15 @@ class Supervisor:
         """Its name is not known here; another replica that knows it has one lease's time to take it."""
         if task.name in self._replica.tasks:
             return False
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         return now - self._strange.setdefault(job.key, now) < self._replica.options.lease
 
     async def _take_over(self, job: Job) -> None:
+        with self._replica.claim(job.key) as mine:
+            if mine:
+                await self._end_orphan(job)
+
+    async def _end_orphan(self, job: Job) -> None:
         replica = self._replica
         task = self._resumable(job)
         if task is not None and self._leave_to_others(job, task):
@@ -127,18 +152,21 @@ class Supervisor:
         if job.abort is not None:
             verdict = Aborted(job.abort.by, job.abort.reason)
         try:
-            lease = await replica.store.take_over(job.key, job.lease.epoch, replica.name, seconds, only_expired=True)
+            lease = await until_available(
+                lambda: replica.store.take_over(job.key, job.lease.epoch, replica.name, seconds, only_expired=True)
+            )
             if lease is None:
                 return
             _log.warning("%s: its owner %s is lost; taken over under epoch %d", job.key, job.lease.replica, lease.epoch)
             if task is not None and task.name in replica.tasks:
                 await replica.resume(await replica.store.get(*job.key), task)
             else:
-                await replica.settler.settle(job.key, lease.epoch, verdict, await replica.tail(job.key))
+                tail = await until_available(lambda: replica.tail(job.key))
+                await replica.settler.settle(job.key, lease.epoch, verdict, tail, patient=True)
         except (Fenced, NotFound, Gone, ShuttingDown) as error:
-            _log.info("%s: settled by somebody else: %s", job.key, error)
+            _log.info("%s: settled by another replica: %s", job.key, error)
         except StoreUnavailable as error:
-            self._outage = asyncio.get_running_loop().time()
+            self._watch.suspend(self._now())
             _log.warning("%s: the store is unavailable: %s", job.key, error)
         except Exception:  # noqa: BLE001
             # One bad job must not end the care of all the others.

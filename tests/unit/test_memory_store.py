@@ -102,9 +102,9 @@ async def test_times_come_from_the_stores_clock() -> None:
     job = await made(store, "s")
     assert (job.created_at, job.lease.expires_at) == (1000.0, 1010.0)
     clock.now = 1009.9
-    assert await store.expired(9) == []
+    assert (await store.expired(9)).jobs == []
     clock.now = 1010.0
-    assert [found.key for found in await store.expired(9)] == [job.key]
+    assert [found.key for found in (await store.expired(9)).jobs] == [job.key]
     await store.append(job.key, 1, [])
     assert (await store.get("s")).lease.expires_at == 1020.0
     await store.renew("a", [(job.key, 1)], 3.0)

@@ -36,13 +36,13 @@ async def test_who_lists_while_something_is_created_does_not_make_it_vanish(
             await enter(stream_id, owner, lease)
             assert await two.active(OWNER) == []
             assert await two.jobs(None, None, 10) == []
-            assert await two.expired(10) == []
+            assert (await two.expired(10)).jobs == []
 
         monkeypatch.setattr(one._indexes, "enter", looked_at)
         created = await one.create(NewJob(stream_id=stream, owner=OWNER, replica="a", lease=-1.0))
         assert [job.key for job in await two.active(OWNER)] == [created.job.key]
         assert (await two.counts()).total == 1
-        assert [job.key for job in await two.expired(10)] == [created.job.key]
+        assert [job.key for job in (await two.expired(10)).jobs] == [created.job.key]
 
 
 async def test_entries_of_what_never_came_to_be_are_forgotten(store: str, database: RedisServer, stream: str) -> None:

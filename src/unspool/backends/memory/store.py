@@ -14,8 +14,8 @@ from unspool import events
 from unspool.backends.memory.log import Log
 from unspool.errors import CapacityExceeded, Fenced, GenerationConflict, Gone, NotFound
 from unspool.events import Record, encode_data
-from unspool.jobs import ACTIVE, AbortRequest, GenerationKey, Job, Lease, Owner, Status, Trigger, transition
-from unspool.protocols import Checkpoint, Counts, Created, NewJob, Page, Renewal, Sealed
+from unspool.jobs import ACTIVE, AbortRequest, GenerationKey, Job, Lease, Owner, Status, Trigger, is_over, transition
+from unspool.protocols import Checkpoint, Counts, Created, Expired, NewJob, Page, Renewal, Sealed
 
 
 class _Entry:
@@ -61,6 +61,9 @@ class _Entry:
             self._job, lease=lease, active_at=self.active_at, first_offset=self.log.first, last_offset=self.last
         )
 
+    def is_over(self, now: float) -> bool:
+        return is_over(self.expires_at - now, self.lease_seconds)
+
     def change(self, **changes: Any) -> None:
         self._job = replace(self._job, **changes)
 
@@ -86,17 +89,18 @@ class MemoryStore:
 
     `max_jobs` bounds the jobs that are kept: the one that ended first makes room, a running one never does.
     `max_streams` bounds the numbers that are remembered of streams without any job; beyond it the oldest are folded
-    into one floor, from which unknown streams then count, so that no number is ever used twice. `clock`: Unix seconds.
+    into one floor, from which unknown streams then count, so that no number is ever used twice. `clock`: Unix seconds;
+    by default it never steps, whatever becomes of the machine's: no lease and no retention ends early for it.
     """
 
     kind = "memory"
 
     def __init__(
-        self, *, max_jobs: int = 10_000, max_streams: int = 100_000, clock: Callable[[], float] = time.time
+        self, *, max_jobs: int = 10_000, max_streams: int = 100_000, clock: Callable[[], float] | None = None
     ) -> None:
         self._max_jobs = max_jobs
         self._max_streams = max_streams
-        self._clock = clock
+        self._clock = clock or _steady_clock()
         self._streams: dict[str, _Stream] = {}
         self._dormant: dict[str, None] = {}
         self._floor = 0
@@ -303,6 +307,7 @@ class MemoryStore:
             held = entry is not None and entry.epoch == epoch and entry.replica == replica
             if held and entry is not None:
                 entry.expires_at = expires_at
+                entry.lease_seconds = seconds
             found.append(Renewal(held, entry.abort if entry is not None else None))
         return found
 
@@ -311,17 +316,22 @@ class MemoryStore:
     ) -> Lease | None:
         entry = self._active.get(key)
         now = self._clock()
-        if entry is None or entry.epoch != epoch or (only_expired and entry.expires_at > now):
+        if entry is None:
+            return None
+        if entry.epoch == epoch + 1 and entry.replica == replica:  # the answer to the first try was lost
+            return entry.job().lease
+        if entry.epoch != epoch or (only_expired and not entry.is_over(now)):
             return None
         lease = Lease(replica, epoch + 1, now + seconds)
         entry.change(lease=lease)
         entry.expires_at = lease.expires_at
+        entry.lease_seconds = seconds
         return lease
 
-    async def expired(self, limit: int) -> Sequence[Job]:
+    async def expired(self, limit: int, *, beyond: float | None = None) -> Expired:
         now = self._clock()
-        found = (entry.job() for entry in self._active.values() if entry.expires_at <= now)
-        return list(itertools.islice(found, limit))
+        found = (entry.job() for entry in self._active.values() if entry.is_over(now))
+        return Expired(list(itertools.islice(found, limit)), {"": now})
 
     async def active(self, owner: Owner) -> Sequence[Job]:
         return [self._active[key].job() for key in self._by_owner.get(owner, ())]
@@ -369,3 +379,9 @@ class MemoryStore:
         for key in old:
             self._forget(key)
         return old
+
+
+def _steady_clock() -> Callable[[], float]:
+    """Unix seconds as they were when this was made, and the seconds that have passed since."""
+    begin = time.time() - time.monotonic()
+    return lambda: begin + time.monotonic()

@@ -18,6 +18,7 @@ from unspool.backends.redis.keys import SHARDS, Keys, key_of, member_of, shard_o
 from unspool.backends.redis.topology import Topology
 from unspool.errors import StoreUnavailable, UnreadableRecord
 from unspool.jobs import GenerationKey, Job, Owner, Status
+from unspool.protocols import Expired
 
 _KEPT: Final = 30 * 24 * 3600 * 1000
 """Milliseconds for which an index is kept after the last entry, when nobody is left to clear it away."""
@@ -25,6 +26,8 @@ _ON_ITS_WAY: Final = 60.0
 """Seconds after which something that was entered has been created, or never will be."""
 _AT_ONCE: Final = 1000
 """Members that are looked at in one go."""
+_FAR: Final = 30 * 24 * 3600.0
+"""Seconds within which leases of running generations end, whatever became of the clock."""
 _PASSED_OVER: Final = 10_000
 """Items that are remembered as those that cannot be handled; further ones are logged each time."""
 
@@ -67,16 +70,50 @@ class Indexes:
             )
         )
 
-    async def expired(self, limit: int) -> Sequence[Job]:
-        """Active jobs whose lease has run out. Those that are alive after all are entered anew."""
-        due = await self._due(self._keys.leases, 0.0, limit)
-        looked = await self.each((member, self._look(index, member, score)) for index, member, score in due)
-        return [job for job in looked if job is not None][:limit]
+    async def expired(self, limit: int, beyond: float | None) -> Expired:
+        """Active jobs whose lease is over. Those that are alive after all are entered again."""
+        clocks: dict[str, float] = {}
+        names = [self._keys.leases(shard) for shard in range(SHARDS)]
+        found = await asyncio.gather(*(self._overdue(name, limit, beyond, clocks) for name in names))
+        due = [(index, *entry) for index, entries in zip(names, found, strict=True) for entry in entries]
+        jobs: list[Job] = []
+        for begin in range(0, len(due), _AT_ONCE):
+            part = due[begin : begin + _AT_ONCE]
+            looked = await self.each(
+                (member, self._look(index, member, score, clocks)) for index, member, score in part
+            )
+            jobs += [job for job in looked if job is not None]
+            if len(jobs) >= limit:
+                break
+        return Expired(jobs[:limit], clocks)
 
-    async def _look(self, index: bytes, member: bytes, score: bytes) -> Job | None:
+    async def _overdue(
+        self, index: bytes, limit: int, beyond: float | None, clocks: dict[str, float]
+    ) -> list[tuple[bytes, bytes]]:
+        """Members whose lease has run out, or ends more than `beyond` seconds from now, with their scores."""
+        due: list[tuple[bytes, bytes]] = []
+        low = b"-inf"
+        while len(due) < limit:
+            now, *flat = await self._redis.run("due", index, low, 0, _AT_ONCE)
+            clocks[self._redis.node(index)] = float(now)
+            due += zip(flat[::2], flat[1::2], strict=True)
+            if len(flat) < 2 * _AT_ONCE:
+                break
+            low = b"(" + flat[-1]
+        if beyond is not None:
+            now = clocks[self._redis.node(index)]
+            flat = await self._redis.call(
+                index, b"ZRANGEBYSCORE", index, now + beyond, now + _FAR, b"WITHSCORES", b"LIMIT", 0, limit
+            )
+            due += zip(flat[::2], flat[1::2], strict=True)
+        return due[:limit]
+
+    async def _look(self, index: bytes, member: bytes, score: bytes, clocks: dict[str, float]) -> Job | None:
         """The job behind an entry, if its lease has run out."""
         stream_id = member.decode()
-        reply, left = await self._redis.run("lease", self._keys.stream(stream_id))
+        stream = self._keys.stream(stream_id)
+        reply, left, now = await self._redis.run("lease", stream)
+        clocks[self._redis.node(stream)] = float(now)
         job = wire.job_of(stream_id, reply) if reply else None
         if job is None or job.settled:
             await self._redis.run("drop", index, member, score, _ON_ITS_WAY if job is None else 0)
@@ -110,10 +147,10 @@ class Indexes:
     async def _due(self, index: Callable[[int], bytes], age: float, limit: int) -> list[tuple[bytes, bytes, bytes]]:
         """Members whose time lies so many seconds back, each with its index and its score."""
         names = [index(shard) for shard in range(SHARDS)]
-        replies = await asyncio.gather(*(self._redis.run("due", name, age, limit) for name in names))
+        replies = await asyncio.gather(*(self._redis.run("due", name, b"-inf", age, limit) for name in names))
         return [
             (name, member, score)
-            for name, flat in zip(names, replies, strict=True)
+            for name, (_, *flat) in zip(names, replies, strict=True)
             for member, score in zip(flat[::2], flat[1::2], strict=True)
         ]
 

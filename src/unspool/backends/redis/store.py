@@ -17,7 +17,7 @@ from unspool.backends.redis.topology import Topology
 from unspool.errors import Fenced, GenerationConflict, Gone, NotFound, StoreUnavailable, UnreadableRecord
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Lease, Owner, Status, Trigger, transition
-from unspool.protocols import Checkpoint, Counts, Created, NewJob, Page, Renewal, Sealed
+from unspool.protocols import Checkpoint, Counts, Created, Expired, NewJob, Page, Renewal, Sealed
 
 _log = logging.getLogger("unspool.redis")
 
@@ -237,8 +237,8 @@ class RedisStore:
         await self._indexes.renew([key.stream_id], seconds)
         return Lease(replica, epoch + 1, float(ends))
 
-    async def expired(self, limit: int) -> Sequence[Job]:
-        return await self._indexes.expired(limit)
+    async def expired(self, limit: int, *, beyond: float | None = None) -> Expired:
+        return await self._indexes.expired(limit, beyond)
 
     # listing
 

@@ -58,6 +58,10 @@ class Topology(ABC):
     def pipe(self, key: bytes) -> Pipe:
         """The connection to the server that holds this key."""
 
+    def node(self, key: bytes) -> str:
+        """The name of the server that holds this key, where there are several."""
+        return ""
+
     @abstractmethod
     def pipes(self) -> Sequence[Pipe]:
         """One to every server that holds keys."""
@@ -157,6 +161,10 @@ class Cluster(Topology):
         if not owners:
             raise StoreUnavailable("no node of the Redis cluster holds the slot of this key at present")
         return self._pipe_to(owners[0])
+
+    def node(self, key: bytes) -> str:
+        owners = self._client.nodes_manager.slots_cache.get(self._client.keyslot(key))
+        return str(owners[0].name) if owners else ""
 
     def _pipe_to(self, node: Any) -> Pipe:
         pipe = self._pipes.get(node.name)

@@ -17,7 +17,7 @@ async def expired(store: JobStore) -> list[Job]:
     """Wait until a lease has run out; a real store's clock can only be waited for."""
 
     async def look() -> list[Job]:
-        return list(await store.expired(10))
+        return list((await store.expired(10)).jobs)
 
     return await eventually(look)
 
@@ -68,7 +68,7 @@ class TestStoreLease:
         job = await made(store, lease=LEASE)
         await expired(store)
         await store.append(job.key, 1, records(1, "a"))
-        assert await store.expired(10) == []
+        assert (await store.expired(10)).jobs == []
 
     async def test_only_a_lease_that_ran_out_is_expired(self, store: JobStore) -> None:
         """Expired: active and past the lease, up to the limit; a renewed or sealed one is not."""
@@ -77,9 +77,9 @@ class TestStoreLease:
         ended = await made(store, "ended", lease=0.05)
         await sealed(store, ended)
         assert [job.key for job in await expired(store)] == [short.key]
-        assert await store.expired(0) == []
+        assert (await store.expired(0)).jobs == []
         await store.renew("a", [(short.key, 1)], 10.0)
-        assert await store.expired(10) == []
+        assert (await store.expired(10)).jobs == []
 
     async def test_of_many_take_overs_one_succeeds(self, store: JobStore) -> None:
         """The epoch is compared and raised in one step."""

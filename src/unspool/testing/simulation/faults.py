@@ -107,11 +107,11 @@ def mend_store(world: World) -> None:
 
 def _clock_step(world: World) -> None:
     lease = world.profile.options.lease
-    seconds = world.random.uniform(-1.5, 1.5) * lease
+    seconds = world.random.uniform(-3.0, 3.0) * lease
     world.note("the store's clock steps by %+.3f s", seconds)
     world.clock_offset += seconds
-    # After a step back every lease lasts so much longer.
-    world.clock_ok_since = max(world.clock_ok_since, world.loop.time()) + max(0.0, -seconds)
+    # After a small step back a lease lasts so much longer; a larger one is noticed.
+    world.clock_ok_since = max(world.clock_ok_since, world.loop.time() + min(max(0.0, -seconds), lease / 8))
 
 
 def ambush(world: World, node: Node) -> float:
@@ -137,5 +137,5 @@ FAULTS: Final[tuple[tuple[int, str, Fault], ...]] = (
     (4, "cut", _cut),
     (2, "outage", _outage),
     (2, "flaky", _flaky),
-    (1, "clock", _clock_step),
+    (3, "clock", _clock_step),
 )

@@ -15,11 +15,13 @@ import msgspec
 
 from unspool import replica as replica_module
 from unspool import runs as runs_module
+from unspool import supervisor as supervisor_module
 from unspool.content import Snapshot
 from unspool.errors import Fenced
 from unspool.events import USAGE, Record
 from unspool.jobs import GenerationKey, Job, Lease, Owner, Status
-from unspool.protocols import Created, JobStore, NewJob, Sealed
+from unspool.protocols import Created, Expired, JobStore, NewJob, Sealed
+from unspool.store_watch import StoreWatch
 from unspool.tail import Tail
 from unspool.viewer import Viewer
 from unspool.writer import LogWriter
@@ -104,8 +106,8 @@ class _OpenDoor(_Wrapped):
 
 
 class _NobodyDies(_Wrapped):
-    async def expired(self, limit: int) -> Sequence[Job]:
-        return []
+    async def expired(self, limit: int, *, beyond: float | None = None) -> Expired:
+        return Expired([], (await self._store.expired(0)).clocks)
 
 
 class _EarlyDeath(_Wrapped):
@@ -188,6 +190,11 @@ class _DoubleUsage(LogWriter):
             super().put(type, payload, internal)
 
 
+class _HastyWatch(StoreWatch):
+    def trusts(self, now: float) -> bool:
+        return True
+
+
 class _StorePlant(Plant):
     """Stands between the witness and the store; or before both, where the fault is the replica's."""
 
@@ -237,6 +244,7 @@ _ALL: Final[tuple[Plant, ...]] = (
     _StorePlant("never-forgets", "retention", wrapper=_NeverForgets),
     _StorePlant("deaf-stop", "stop", "liveness", wrapper=_DeafStop, outside=True),
     _StorePlant("refused-owner", "fence", wrapper=_RefusedOwner),
+    _ClassPlant("hasty-judge", "only the dead are lost", supervisor_module, "StoreWatch", _HastyWatch),
     _ClassPlant("trusted-hints", "viewers", replica_module, "Tail", _TrustingTail),
     _ClassPlant("boasting-snapshot", "snapshot", replica_module, "Tail", _BoastingTail),
     _ClassPlant("hoarding-tail", "bounds", replica_module, "Tail", _HoardingTail),

@@ -13,7 +13,7 @@ import msgspec
 
 from unspool.content import Fold, Snapshot
 from unspool.events import TERMINAL, USAGE, Record
-from unspool.jobs import ACTIVE, GenerationKey, Job, Lease, Owner, Status
+from unspool.jobs import ACTIVE, GenerationKey, Job, Lease, Owner, Status, is_over
 from unspool.protocols import Checkpoint, Created, NewJob, Page, Sealed
 
 _SEALS: Final = {
@@ -66,6 +66,11 @@ class LogTruth:
     def terminal(self) -> Record | None:
         return self.records[-1] if self.records and self.records[-1].type in TERMINAL else None
 
+    def is_over(self, clock: float) -> bool:
+        """Whether its lease has run out by the store's clock."""
+        left = self.expires_at - clock
+        return is_over(left - _EPSILON, self.lease) or is_over(left + _EPSILON, self.lease)
+
     def next_public(self, position: int) -> Record | None:
         """What a viewer at this position must get next, None when there is nothing yet."""
         records = self.records
@@ -86,7 +91,10 @@ class LogTruth:
 
 
 class Truth:
-    """All logs. `now`: the simulation's clock; `clock`: the store's; `fail`: called with an invariant and a message."""
+    """All logs. `now`: the simulation's clock; `clock`: the store's; `fail`: called with an invariant and a message.
+
+    `alive`: whether the owner of a log is well and holds its lease, whatever the store's clock says.
+    """
 
     def __init__(
         self,
@@ -95,6 +103,7 @@ class Truth:
         clock: Callable[[], float],
         fail: Callable[[str, str], None],
         note: Callable[..., None],
+        alive: Callable[[LogTruth], bool],
         max_jobs: int,
         lease: float,
         retention: float,
@@ -110,6 +119,7 @@ class Truth:
         self._clock = clock
         self._fail = fail
         self._note = note
+        self._alive = alive
         self._max_jobs = max_jobs
         self._lease = lease
         self._retention = retention
@@ -225,10 +235,10 @@ class Truth:
         if held is not expected:
             self._fail("fence", f"{key} at epoch {log.epoch} of {log.holder}: {replica} at {epoch} was told {held}")
         if held:
-            self._renew(log)
+            self._renew(log, self._lease)
 
     def _renew(self, log: LogTruth, seconds: float | None = None) -> None:
-        log.lease = self._lease if seconds is None else seconds
+        log.lease = seconds or log.lease
         log.expires_at = self._clock() + log.lease
         log.renewed_at = self._now()
 
@@ -236,12 +246,17 @@ class Truth:
         log = self.log(key)
         if log is None:
             return
-        self.take_overs += 1
         epoch, replica = lease.epoch, lease.replica
+        if (log.epoch, log.holder) == (before + 1, replica) and epoch == log.epoch:
+            self._note("said again that %s was taken over, epoch %d", key, epoch)
+            return
+        self.take_overs += 1
         if not log.active or log.epoch != before or epoch != before + 1:
             self._fail("fence", f"{key} went from epoch {before} to {epoch}; it was at {log.epoch}, {log.status}")
-        if only_expired and log.expires_at > self._clock() + _EPSILON:
+        if only_expired and not log.is_over(self._clock()):
             self._fail("lease", f"{key} was taken over by {replica} as expired, and {log.holder} has its lease")
+        if only_expired and self._alive(log):
+            self._fail("only the dead are lost", f"{key} was taken from {log.holder}, which is well, by {replica}")
         self._renew(log, lease.expires_at - self._clock())
         log.epoch, log.holder, log.changed_at = epoch, replica, self._now()
         self._note("took over %s, epoch %d", key, epoch)
@@ -282,7 +297,7 @@ class Truth:
     def expired(self, job: Job) -> None:
         """The store says that this lease has run out."""
         log = self.log(job.key)
-        if log is not None and (not log.active or log.expires_at > self._clock() + _EPSILON):
+        if log is not None and (not log.active or not log.is_over(self._clock())):
             self._fail("lease", f"{log!r} counts as expired, {log.expires_at - self._clock():.3f} s before its time")
 
     # reading

@@ -119,6 +119,13 @@ class Watch:
                 return node if run is not None and run.epoch == log.epoch else None
         return None
 
+    def alive(self, log: LogTruth) -> bool:
+        """Whether its owner is well and has renewed its lease less than a lease ago, by the simulation's own clock.
+
+        A step of the store's clock that is too small to be noticed takes an eighth of the lease away.
+        """
+        return self._owner(log) is not None and self._world.loop.time() - log.renewed_at < log.lease * 7 / 8
+
     def stop_began(self, node: Node, log: LogTruth) -> Stop:
         stop = Stop(node, log, self._world.loop.time())
         self._stops[stop] = None

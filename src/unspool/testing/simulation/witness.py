@@ -8,7 +8,7 @@ from typing import Any
 from unspool.errors import CapacityExceeded, Fenced, Gone
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Lease, Owner, Status
-from unspool.protocols import Checkpoint, Counts, Created, JobStore, NewJob, Page, Renewal, Sealed
+from unspool.protocols import Checkpoint, Counts, Created, Expired, JobStore, NewJob, Page, Renewal, Sealed
 from unspool.testing.simulation.truth import Truth
 
 
@@ -110,9 +110,9 @@ class Witness:
             self._truth.taken_over(key, epoch, lease, only_expired=only_expired)
         return lease
 
-    async def expired(self, limit: int) -> Sequence[Job]:
-        found = await self.inner.expired(limit)
-        for job in found:
+    async def expired(self, limit: int, *, beyond: float | None = None) -> Expired:
+        found = await self.inner.expired(limit, beyond=beyond)
+        for job in found.jobs:
             self._truth.expired(job)
         return found
 

@@ -71,8 +71,8 @@ class World:
         self.saved: set[GenerationKey] = set()
         options = self.profile.options
         self.truth = Truth(
-            now=self.loop.time, clock=self.clock, fail=self.fail, note=self._note_truth, max_jobs=options.max_jobs,
-            lease=options.lease, retention=options.retention,
+            now=self.loop.time, clock=self.clock, fail=self.fail, note=self._note_truth,
+            alive=self._is_alive, max_jobs=options.max_jobs, lease=options.lease, retention=options.retention,
         )  # fmt: skip
         self.network = Network(self.loop, self.random, slow_calls=self.profile.slow_calls, latency=self.profile.latency)
         self._ends = backend(self.clock, options.max_jobs)
@@ -114,6 +114,9 @@ class World:
         if self.violation is None:
             self.note("VIOLATION of %s: %s", invariant, message)
             self.violation = Violation(invariant, message, self.loop.time(), self.loop.steps)
+
+    def _is_alive(self, log: LogTruth) -> bool:
+        return self.watch.alive(log)
 
     def _unhandled(self, context: dict[str, Any]) -> None:
         self.fail("no stray errors", f"{context.get('message')}: {context.get('exception')!r}")

@@ -12,6 +12,11 @@ local function seconds(time)
   return string.format('%.6f', time)
 end
 
+-- Whether a lease has run out: jobs.is_over.
+local function is_over(left, lease)
+  return left <= 0 or left > lease * 9 / 8
+end
+
 -- epoch and last offset as strings, and whether the log is sealed; nothing for a generation that is not there
 local function fence(key)
   local found = redis.call('GET', key .. ':fence')

@@ -2,9 +2,14 @@
 -- Answers when the new lease ends, or nothing.
 local key = KEYS[1] .. ':' .. ARGV[1]
 local epoch, last, sealed = fence(key)
-if epoch ~= ARGV[4] or sealed then return false end
-local state, time = redis.call('HMGET', key, 'until', 'replica'), now()
-if ARGV[7] == '1' and tonumber(state[1]) > time then return false end
+if sealed or not epoch then return false end
+if tonumber(epoch) == tonumber(ARGV[4]) + 1 then -- the answer to the first try was lost, or another replica was faster
+  local owner = redis.call('HMGET', key, 'replica', 'until')
+  return owner[1] == ARGV[5] and owner[2]
+end
+if epoch ~= ARGV[4] then return false end
+local state, time = redis.call('HMGET', key, 'until', 'replica', 'lease'), now()
+if ARGV[7] == '1' and not is_over(tonumber(state[1]) - time, tonumber(state[3])) then return false end
 local ends = seconds(time + tonumber(ARGV[6]))
 redis.call('SET', key .. ':fence', string.format('%d', epoch + 1) .. ':' .. last, 'KEEPTTL')
 redis.call('HSET', key, 'replica', ARGV[5], 'lease', ARGV[6], 'until', ends)
