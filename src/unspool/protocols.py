@@ -129,10 +129,13 @@ class JobStore(Protocol):
         """Up to `limit` records with offsets above `after`. Raises NotFound or Gone."""
         ...
 
-    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
+    async def seal(
+        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, expires_at: float | None = None
+    ) -> Sealed:
         """Compare-and-set: append the terminal record and settle the status in one step; the first caller wins.
 
-        A caller that lost is told what was sealed. Raises Fenced when the log is open and the epoch is not current.
+        A caller that lost is told what was sealed. `expires_at`, of callers that are not its owner: when the lease ends
+        as they saw it. Raises Fenced when the log is open and the epoch is not current, or the lease was renewed since.
         """
         ...
 
@@ -155,12 +158,12 @@ class JobStore(Protocol):
         ...
 
     async def take_over(
-        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, expires_at: float | None = None
     ) -> Lease | None:
         """Raise the epoch from `epoch` and become the owner; None when someone else was faster or the log is sealed.
 
         Repeated with the same arguments, as when its answer was lost, it answers the lease that the first call granted.
-        `only_expired`: None also when the lease has not run out, as `jobs.is_over` says.
+        `expires_at`: when the lease ended as the caller saw it; None also when it was renewed since.
         """
         ...
 

@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
+from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import StoreUnavailable
@@ -84,6 +87,24 @@ class Settler:
             await self._billing.end(sealed.job)
             await self.call(self._hooks.settled, sealed.job, snapshot)
         return sealed
+
+    def is_plain(self, job: Job) -> bool:
+        """Whether its end as a lost one needs nothing but the seal: no hook looks at its content, no account pays."""
+        return not self._hooks.save_partial and not self._hooks.settled and job.account is None
+
+    async def seal_lost(self, job: Job, verdict: Failed, tail: Tail | None) -> None:
+        """Seal a plain generation whose lease is over, without taking it over. Raises Fenced, NotFound, Gone."""
+        payload = encode_data(msgspec.to_builtins(verdict))
+        sealed = await until_available(
+            lambda: self._store.seal(job.key, job.lease.epoch, events.FAILED, payload, expires_at=job.lease.expires_at)
+        )
+        if tail is not None:
+            self.announce(tail, sealed.job)
+        else:
+            self.publish(sealed.job)
+        if sealed.won:
+            _log.warning("%s: its owner %s is lost", job.key, job.lease.replica)
+            self.totals[sealed.job.status] += 1
 
     async def _tell_costs(self, job: Job, epoch: int, snapshot: Snapshot, tail: Tail) -> bool:
         """Settle the model calls that a lost owner left open, and say in its log what they came to, while there is one

@@ -60,7 +60,7 @@ async def _sealed(replica: Replica, tail: Tail, verdict: Aborted) -> Job:
             if not mine:
                 await tail.wait_settled(options.poll)
                 continue
-            lease = await replica.store.take_over(tail.key, epoch, replica.name, seconds, only_expired=False)
+            lease = await replica.store.take_over(tail.key, epoch, replica.name, seconds)
             if lease is not None:
                 try:
                     return (await replica.settler.settle(tail.key, lease.epoch, verdict, tail)).job

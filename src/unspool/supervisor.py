@@ -152,8 +152,13 @@ class Supervisor:
         if job.abort is not None:
             verdict = Aborted(job.abort.by, job.abort.reason)
         try:
+            if isinstance(verdict, Failed) and task is None and replica.settler.is_plain(job):
+                await replica.settler.seal_lost(job, verdict, replica.tails.get(job.key))
+                return
             lease = await until_available(
-                lambda: replica.store.take_over(job.key, job.lease.epoch, replica.name, seconds, only_expired=True)
+                lambda: replica.store.take_over(
+                    job.key, job.lease.epoch, replica.name, seconds, expires_at=job.lease.expires_at
+                )
             )
             if lease is None:
                 return

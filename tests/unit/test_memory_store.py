@@ -110,7 +110,7 @@ async def test_times_come_from_the_stores_clock() -> None:
     await store.renew("a", [(job.key, 1)], 3.0)
     assert (await store.get("s")).lease.expires_at == 1013.0
     clock.now = 1014.0
-    lease = await store.take_over(job.key, 1, "b", 5.0, only_expired=True)
+    lease = await store.take_over(job.key, 1, "b", 5.0, expires_at=1013.0)
     assert lease is not None
     assert lease.expires_at == 1019.0
     await store.seal(job.key, 2, "completed", b"{}")

@@ -187,7 +187,7 @@ async def test_an_outage_loses_and_reorders_nothing() -> None:
 async def test_a_lost_lease_breaks_the_writer(at_hand: bool) -> None:
     """What was queued is refused, and so is everything later; the run is told why, once."""
     log = await Log(at_hand=at_hand).create()
-    await log.inner.take_over(KEY, 1, "b", 60.0, only_expired=False)
+    await log.inner.take_over(KEY, 1, "b", 60.0)
     log.put("a")
     with pytest.raises(Fenced):
         await log.writer.flush()

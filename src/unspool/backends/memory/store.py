@@ -255,15 +255,20 @@ class MemoryStore:
         entry = self._find(*key)
         return Page(entry.log.after(after, limit), entry.log.first, entry.last, entry.status not in ACTIVE)
 
-    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
+    async def seal(
+        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, expires_at: float | None = None
+    ) -> Sealed:
         entry = self._find(*key)
         if entry.status in ACTIVE:
             entry = self._writable(key, epoch)
+            if expires_at not in (None, entry.expires_at):
+                raise Fenced(f"the lease of {key} was renewed")
             self._seal(key, entry, type, payload)
             return Sealed(entry.job(), won=True)
         job = entry.job()
         won = (
-            epoch == entry.epoch
+            expires_at is None
+            and epoch == entry.epoch
             and job.terminal is not None
             and (job.terminal.type, job.terminal.payload) == (type, payload)
         )
@@ -312,7 +317,7 @@ class MemoryStore:
         return found
 
     async def take_over(
-        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, expires_at: float | None = None
     ) -> Lease | None:
         entry = self._active.get(key)
         now = self._clock()
@@ -320,7 +325,7 @@ class MemoryStore:
             return None
         if entry.epoch == epoch + 1 and entry.replica == replica:  # the answer to the first try was lost
             return entry.job().lease
-        if entry.epoch != epoch or (only_expired and not entry.is_over(now)):
+        if entry.epoch != epoch or expires_at not in (None, entry.expires_at):
             return None
         lease = Lease(replica, epoch + 1, now + seconds)
         entry.change(lease=lease)

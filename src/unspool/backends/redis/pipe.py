@@ -16,6 +16,7 @@ from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
     MovedError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -26,7 +27,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TimedOut
 
-from unspool.errors import ConfigurationError, StoreUnavailable
+from unspool.errors import StoreUnavailable
 
 BATCH: Final = 512
 """Commands in one batch at most: the replies of a batch are held together."""
@@ -43,7 +44,16 @@ _NOT_NOW: Final = (
     ClusterDownError, MasterDownError,
     "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY", "UNBLOCKED",
 )  # fmt: skip
+_DENIED: Final = (NoPermissionError, "NOPERM")
 _DEMOTED: Final = (ReadOnlyError, "READONLY")
+
+
+class AccessDenied(StoreUnavailable):
+    """Redis refuses the credentials, or a command to this user.
+
+    At the start that is a mistake in the configuration. Later it is an outage like any other, as when a password is
+    changed: runs wait until they are let in again.
+    """
 
 
 class Pipe:
@@ -137,13 +147,13 @@ class Pipe:
             await self._disconnect()
 
     def _fail(self, batch: list[tuple[Command, asyncio.Future[Any]]], error: Exception) -> None:
-        wrong_credentials = isinstance(error, AuthenticationError)
+        text = str(error)
         for _, future in batch:
-            if wrong_credentials:
-                future.set_exception(ConfigurationError(f"Redis refuses the credentials: {error}"))
+            if isinstance(error, AuthenticationError):
+                future.set_exception(AccessDenied(f"Redis refuses the credentials: {text}", reason=text))
             else:
                 future.set_exception(
-                    StoreUnavailable(f"Redis cannot be reached: {str(error) or 'no answer in time'}", reason=str(error))
+                    StoreUnavailable(f"Redis cannot be reached: {text or 'no answer in time'}", reason=text)
                 )
 
     async def _disconnect(self) -> None:
@@ -184,6 +194,8 @@ def _translated(error: ResponseError) -> Exception:
         return error
     if _is_one_of(_FULL, error):
         return StoreUnavailable(f"Redis takes no writes: {error}")
+    if _is_one_of(_DENIED, error):
+        return AccessDenied(f"Redis refuses a command to this user: {error}")
     if _is_one_of(_DEMOTED, error) or _is_one_of(_NOT_NOW, error):
         return StoreUnavailable(f"Redis cannot answer now: {error}")
     return error

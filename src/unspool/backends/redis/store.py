@@ -13,8 +13,17 @@ from typing import Any, Final
 from unspool.backends.redis import wire
 from unspool.backends.redis.indexes import Indexes
 from unspool.backends.redis.keys import Keys
+from unspool.backends.redis.pipe import AccessDenied
 from unspool.backends.redis.topology import Topology
-from unspool.errors import Fenced, GenerationConflict, Gone, NotFound, StoreUnavailable, UnreadableRecord
+from unspool.errors import (
+    ConfigurationError,
+    Fenced,
+    GenerationConflict,
+    Gone,
+    NotFound,
+    StoreUnavailable,
+    UnreadableRecord,
+)
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Lease, Owner, Status, Trigger, transition
 from unspool.protocols import Checkpoint, Counts, Created, Expired, NewJob, Page, Renewal, Sealed
@@ -53,7 +62,11 @@ class RedisStore:
         return f"<RedisStore {self._keys.prefix} {self._redis!r}>"
 
     async def open(self) -> None:
-        await self._redis.open()
+        try:
+            await self._redis.open()
+            await self.ping()
+        except AccessDenied as error:
+            raise ConfigurationError(f"store: {error}") from error
 
     async def close(self) -> None:
         self._due.clear()
@@ -164,16 +177,18 @@ class RedisStore:
         records = [record for entry in entries for record in wire.records_of(entry)[2] if record.offset > low]
         return Page(records[:limit], int(first), last, sealed)
 
-    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
+    async def seal(
+        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, expires_at: float | None = None
+    ) -> Sealed:
         self._due.pop(key, None)
         used, found, won = await self._redis.run(
             "seal", self._keys.stream(key.stream_id), key.generation, epoch, _sealed_as(type), type, payload,
-            self._kept_ended, self._keys.channel(key.stream_id),
+            self._kept_ended, self._keys.channel(key.stream_id), _seen(expires_at),
         )  # fmt: skip
         if not found:
             raise _missing(key.generation, used)
         if won < 0:
-            raise Fenced(f"{key} is no longer at epoch {epoch}")
+            raise Fenced(f"{key} is no longer at epoch {epoch}, or its lease was renewed")
         job = wire.job_of(key.stream_id, found)
         if won:
             await self._indexes.end(key, job.status)
@@ -185,7 +200,7 @@ class RedisStore:
         )
         if repeated:  # the answer to the first try was lost, and what should have followed it may have been, too
             await self._indexes.end(key, job.status)
-        return Sealed(job, won=repeated)
+        return Sealed(job, won=repeated and expires_at is None)
 
     async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:
         reply = await self._redis.run(
@@ -226,11 +241,11 @@ class RedisStore:
         return list(held.values())
 
     async def take_over(
-        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, expires_at: float | None = None
     ) -> Lease | None:
         ends = await self._redis.run(
             "take_over", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels, epoch,
-            replica, seconds, b"1" if only_expired else b"0",
+            replica, seconds, _seen(expires_at),
         )  # fmt: skip
         if not ends:
             return None
@@ -311,6 +326,11 @@ class RedisStore:
             if size > PACKED_BYTES:
                 return
         await self._redis.run("pack", self._keys.stream(key.stream_id), key.generation, last, wire.packed(entries))
+
+
+def _seen(expires_at: float | None) -> bytes:
+    """The end of a lease as it was read, written as the scripts write it."""
+    return b"" if expires_at is None else b"%.6f" % expires_at
 
 
 def _ms(seconds: float) -> int:

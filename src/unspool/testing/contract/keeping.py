@@ -84,18 +84,40 @@ class TestStoreLease:
     async def test_of_many_take_overs_one_succeeds(self, store: JobStore) -> None:
         """The epoch is compared and raised in one step."""
         job = await made(store)
-        leases = await asyncio.gather(
-            *(store.take_over(job.key, 1, f"r{n}", 5.0, only_expired=False) for n in range(8))
-        )
+        leases = await asyncio.gather(*(store.take_over(job.key, 1, f"r{n}", 5.0) for n in range(8)))
         won = [lease for lease in leases if lease is not None]
         assert [lease.epoch for lease in won] == [2]
         assert (await store.get("s")).lease.replica == won[0].replica
 
-    async def test_a_live_lease_is_not_taken_over_as_expired(self, store: JobStore) -> None:
-        """With `only_expired` a lease that was renewed in the meantime is left alone."""
+    async def test_a_lease_that_was_renewed_is_not_taken_over_as_expired(self, store: JobStore) -> None:
+        """Whatever a replica has judged before: it says which lease it saw, and that one is over."""
         job = await made(store)
-        assert await store.take_over(job.key, 1, "b", 5.0, only_expired=True) is None
-        assert (await store.get("s")).lease.epoch == 1
+        await store.renew("a", [(job.key, 1)], 60.0)
+        seen = job.lease.expires_at
+        assert await store.take_over(job.key, 1, "b", 5.0, expires_at=seen) is None
+        with pytest.raises(Fenced):
+            await store.seal(job.key, 1, "failed", b"{}", expires_at=seen)
+        job = await store.get("s")
+        assert (job.lease.epoch, job.settled) == (1, False)
+        assert await store.take_over(job.key, 1, "b", 5.0, expires_at=job.lease.expires_at) is not None
+
+    async def test_a_take_over_is_answered_again(self, store: JobStore) -> None:
+        """The answer to the first call was lost: the caller has the lease, and another replica has not."""
+        job = await made(store)
+        lease = await store.take_over(job.key, 1, "b", 60.0)
+        assert lease is not None
+        assert await store.take_over(job.key, 1, "b", 60.0) == lease
+        assert await store.take_over(job.key, 1, "c", 60.0) is None
+        assert (await store.get("s")).lease.epoch == 2
+
+    async def test_what_is_lost_is_sealed_by_one_of_many(self, store: JobStore) -> None:
+        """Without a take-over: those that come later are told what was sealed, and that they have not won."""
+        job = await made(store)
+        found = await asyncio.gather(
+            *(store.seal(job.key, 1, "failed", b"{}", expires_at=job.lease.expires_at) for _ in range(8))
+        )
+        assert [one.won for one in found].count(True) == 1
+        assert {one.job.terminal for one in found} == {found[0].job.terminal}
 
     async def test_the_synced_mark_is_set_and_reset(self, store: JobStore) -> None:
         """It is remembered with the job."""

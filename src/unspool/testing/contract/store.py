@@ -214,7 +214,7 @@ class TestStoreWrite:
     async def test_every_write_needs_the_current_epoch(self, store: JobStore) -> None:
         """After a take-over the old epoch can neither append, update, checkpoint, trim nor seal."""
         job = await made(store)
-        lease = await store.take_over(job.key, 1, "b", 10.0, only_expired=False)
+        lease = await store.take_over(job.key, 1, "b", 10.0)
         assert lease is not None
         assert (lease.epoch, lease.replica) == (2, "b")
         with pytest.raises(Fenced):
@@ -291,5 +291,5 @@ class TestStoreSeal:
         with pytest.raises(Fenced):
             await store.update(job.key, 1, {"sender": "x"})
         assert (await store.request_abort(job.key, "user", None)).abort is None
-        assert await store.take_over(job.key, 1, "b", 1.0, only_expired=False) is None
+        assert await store.take_over(job.key, 1, "b", 1.0) is None
         assert await store.get("s") == job

@@ -110,8 +110,8 @@ def _clock_step(world: World) -> None:
     seconds = world.random.uniform(-3.0, 3.0) * lease
     world.note("the store's clock steps by %+.3f s", seconds)
     world.clock_offset += seconds
-    # After a small step back a lease lasts so much longer; a larger one is noticed.
-    world.clock_ok_since = max(world.clock_ok_since, world.loop.time() + min(max(0.0, -seconds), lease / 8))
+    # After a step back every lease lasts so much longer, up to what no renewal can have granted.
+    world.clock_ok_since = max(world.clock_ok_since, world.loop.time() + min(max(0.0, -seconds), lease * 9 / 8))
 
 
 def ambush(world: World, node: Node) -> float:

@@ -79,8 +79,10 @@ class _NoEpoch(_Wrapped):
 
 
 class _TwoSeals(_Wrapped):
-    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
-        sealed = await self._store.seal(key, epoch, type, payload)
+    async def seal(
+        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, expires_at: float | None = None
+    ) -> Sealed:
+        sealed = await self._store.seal(key, epoch, type, payload, expires_at=expires_at)
         if sealed.won or sealed.job.terminal is None:
             return sealed
         terminal = Record(sealed.job.terminal.offset, type, payload)
@@ -125,12 +127,12 @@ class _DeafStop(_Wrapped):
         return await self._store.get(*key)
 
     async def take_over(
-        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, expires_at: float | None = None
     ) -> Lease | None:
-        if not only_expired:
+        if expires_at is None:
             await asyncio.sleep(1.0)
             return None
-        return await self._store.take_over(key, epoch, replica, seconds, only_expired=only_expired)
+        return await self._store.take_over(key, epoch, replica, seconds, expires_at=expires_at)
 
 
 class _RefusedOwner(_Wrapped):

@@ -26,8 +26,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     `latency`; the others are done at once. `shuffle`: of steps that break the order of their replica's callbacks.
     `pace`: mean seconds between two actions of users, `trouble`: between two faults (0: there are none), `impatience`:
     between two moves of one viewer. `drop`: the share of records at which a viewer drops. `chunk`: mean seconds between
-    two pieces of a model's answer. `saves`: a hook saves partial answers, slowly, and sometimes fails. `disabled`:
-    faults that this world is spared.
+    two pieces of a model's answer. `saves`: a hook saves partial answers, slowly, and sometimes fails; `hooks`: another
+    one hears of each seal. `disabled`: faults that this world is spared.
     """
 
     replicas: int
@@ -45,6 +45,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     drop: float
     chunk: float
     saves: bool
+    hooks: bool
     disabled: frozenset[str]
 
 
@@ -91,5 +92,6 @@ def draw(random: Random, faults: tuple[str, ...]) -> Profile:
         drop=random.choice((0.2, 0.6)),
         chunk=random.choice((0.002, 0.02, 0.1) if crowd else (0.02, 0.1, 0.3)),
         saves=random.random() < 0.3,
+        hooks=random.random() < 0.6,
         disabled=frozenset(fault for fault in faults if random.random() < 0.3),
     )

@@ -242,7 +242,7 @@ class Truth:
         log.expires_at = self._clock() + log.lease
         log.renewed_at = self._now()
 
-    def taken_over(self, key: GenerationKey, before: int, lease: Lease, *, only_expired: bool) -> None:
+    def taken_over(self, key: GenerationKey, before: int, lease: Lease, seen: float | None) -> None:
         log = self.log(key)
         if log is None:
             return
@@ -253,13 +253,19 @@ class Truth:
         self.take_overs += 1
         if not log.active or log.epoch != before or epoch != before + 1:
             self._fail("fence", f"{key} went from epoch {before} to {epoch}; it was at {log.epoch}, {log.status}")
-        if only_expired and not log.is_over(self._clock()):
-            self._fail("lease", f"{key} was taken over by {replica} as expired, and {log.holder} has its lease")
-        if only_expired and self._alive(log):
-            self._fail("only the dead are lost", f"{key} was taken from {log.holder}, which is well, by {replica}")
+        if seen is not None:
+            self.lost(key, seen)
         self._renew(log, lease.expires_at - self._clock())
         log.epoch, log.holder, log.changed_at = epoch, replica, self._now()
         self._note("took over %s, epoch %d", key, epoch)
+
+    def lost(self, key: GenerationKey, seen: float) -> None:
+        """A replica other than its owner takes or seals it, since its lease was over when it was seen."""
+        log = self.logs[key]
+        if abs(log.expires_at - seen) > _EPSILON:
+            self._fail("lease", f"{key} is taken for lost, and {log.holder} has renewed its lease")
+        if self._alive(log):
+            self._fail("only the dead are lost", f"{key} is taken from {log.holder}, which is well")
 
     # sealing
 

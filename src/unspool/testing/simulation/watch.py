@@ -99,7 +99,8 @@ class Watch:
         for log in list(world.truth.active.values()):
             owner = self._owner(log)
             if owner is None:
-                since = max(log.attended_at, log.renewed_at, able)
+                # A replica that is well again, or a store, is observed for a lease from the next sweep on.
+                since = max(log.attended_at, log.renewed_at, able + world.profile.options.sweep)
                 if now > since + log.lease + _GRACE + self._saving:
                     world.fail("owner lost", f"{log!r} has no owner since {log.attended_at:.3f}, and is not sealed")
                 continue

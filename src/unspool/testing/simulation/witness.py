@@ -68,12 +68,17 @@ class Witness:
         self._truth.read(key, after, limit, page)
         return page
 
-    async def seal(self, key: GenerationKey, epoch: int, type: str, payload: bytes) -> Sealed:
+    async def seal(
+        self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, expires_at: float | None = None
+    ) -> Sealed:
         try:
-            sealed = await self.inner.seal(key, epoch, type, payload)
+            sealed = await self.inner.seal(key, epoch, type, payload, expires_at=expires_at)
         except Fenced:
-            self._truth.was_refused(key, epoch)
+            if expires_at is None:  # else it may be right by its epoch, and the lease was renewed
+                self._truth.was_refused(key, epoch)
             raise
+        if expires_at is not None and sealed.won:
+            self._truth.lost(key, expires_at)
         self._truth.sealed(key, epoch, type, payload, sealed)
         return sealed
 
@@ -103,11 +108,11 @@ class Witness:
         return found
 
     async def take_over(
-        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, only_expired: bool
+        self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, expires_at: float | None = None
     ) -> Lease | None:
-        lease = await self.inner.take_over(key, epoch, replica, seconds, only_expired=only_expired)
+        lease = await self.inner.take_over(key, epoch, replica, seconds, expires_at=expires_at)
         if lease is not None:
-            self._truth.taken_over(key, epoch, lease, only_expired=only_expired)
+            self._truth.taken_over(key, epoch, lease, expires_at)
         return lease
 
     async def expired(self, limit: int, *, beyond: float | None = None) -> Expired:

@@ -130,7 +130,10 @@ class World:
 
     def hooks(self) -> Hooks:
         """The hooks of every replica."""
-        return Hooks(settled=[self.was_settled], save_partial=[self.save_partial] if self.profile.saves else [])
+        return Hooks(
+            settled=[self.was_settled] if self.profile.hooks else [],
+            save_partial=[self.save_partial] if self.profile.saves else [],
+        )
 
     async def save_partial(self, job: Job, snapshot: Snapshot) -> None:
         """The hook that saves: slowly, and sometimes it fails."""

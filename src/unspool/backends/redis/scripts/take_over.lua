@@ -1,4 +1,5 @@
--- KEYS: stream. ARGV: number, stream id, channels of replicas, epoch, replica, lease in seconds, 1 for expired ones only.
+-- KEYS: stream. ARGV: number, stream id, channels of replicas, epoch, replica, lease in seconds, when the lease
+-- ended as the caller saw it, or nothing.
 -- Answers when the new lease ends, or nothing.
 local key = KEYS[1] .. ':' .. ARGV[1]
 local epoch, last, sealed = fence(key)
@@ -8,9 +9,9 @@ if tonumber(epoch) == tonumber(ARGV[4]) + 1 then -- the answer to the first try 
   return owner[1] == ARGV[5] and owner[2]
 end
 if epoch ~= ARGV[4] then return false end
-local state, time = redis.call('HMGET', key, 'until', 'replica', 'lease'), now()
-if ARGV[7] == '1' and not is_over(tonumber(state[1]) - time, tonumber(state[3])) then return false end
-local ends = seconds(time + tonumber(ARGV[6]))
+local state = redis.call('HMGET', key, 'until', 'replica')
+if ARGV[7] ~= '' and state[1] ~= ARGV[7] then return false end
+local ends = seconds(now() + tonumber(ARGV[6]))
 redis.call('SET', key .. ':fence', string.format('%d', epoch + 1) .. ':' .. last, 'KEEPTTL')
 redis.call('HSET', key, 'replica', ARGV[5], 'lease', ARGV[6], 'until', ends)
 if state[2] ~= ARGV[5] then call_owner(ARGV[3], state[2], ARGV[2], ARGV[1]) end
