@@ -205,9 +205,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state of one generation, as it was when it was read. Times are Unix seconds of the store's clock.
 
     `active_at`: its last append, to within a second or so. `first_offset`, `last_offset`: the records that are kept.
-    `abort`: the Stop that was asked for. `task`: what runs, where it runs by name. `account`: who pays for its model
-    calls. `synced`: a viewer was given the snapshot. `terminal`: the sealing record, there as soon as the status is a
-    settled one.
+    `token`: what tells it from any other, also from one of the same number in a store that has lost it. `abort`: the
+    Stop that was asked for. `task`: what runs, where it runs by name. `account`: who pays for its model calls.
+    `synced`: a viewer was given the snapshot. `terminal`: the sealing record, there as soon as the status is settled.
     """
 
     stream_id: str
@@ -222,6 +222,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     first_offset: int = 1
     last_offset: int = 0
     request_id: str | None = None
+    token: str = ""
     abort: AbortRequest | None = None
     metadata: Metadata = Metadata()
     limits: Limits = Limits()
@@ -243,6 +244,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settled(self) -> bool:
         return self.status not in ACTIVE
+
+    @property
+    def holds_request(self) -> bool:
+        """Whether a start under its request id attaches to it.
+
+        One that failed before it had said anything, and may be retried, gives its id back: nothing was done under it.
+        """
+        terminal = self.terminal
+        return terminal is None or terminal.offset > 1 or not terminal.data.get("retryable")
 
     def __repr__(self) -> str:
         return f"<Job {self.key} {self.status} last={self.last_offset} epoch={self.lease.epoch}>"

@@ -28,7 +28,7 @@ from unspool.errors import (
     UnspoolError,
 )
 from unspool.events import Record
-from unspool.jobs import Job, Limits, Metadata, Owner, Status, Task, User, owner_of
+from unspool.jobs import Job, Limits, Metadata, Owner, Status, User, owner_of
 from unspool.options import Hooks, Options
 from unspool.outcomes import AbortOutcome, Unknown
 from unspool.producer import Generation
@@ -203,9 +203,16 @@ class GenerationManager:
         `Generation.attempt` above 1.
         """
         begun = self._tasks.describe(run, args, on_owner_lost)
-        task = begun if isinstance(begun, Task) else None
         job, owned = await starting.create(
-            self.replica, stream_id, Owner(user, tenant), request_id, expect_generation, metadata, limits, account, task
+            self.replica,
+            stream_id,
+            Owner(user, tenant),
+            request_id,
+            expect_generation,
+            metadata,
+            limits,
+            account,
+            begun,
         )
         if owned is not None:
             owned.begin(begun)

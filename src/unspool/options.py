@@ -52,6 +52,8 @@ class Options:
     """Seconds that running generations may go on after `stop`; then they are interrupted."""
     resumes: int = 3
     """Times that a resumable run is gone on with after its owner was lost; then it has failed."""
+    resume_wait: float = 60.0
+    """Seconds that such a run waits for a replica that knows its name, before one that does not says that it is lost."""
     hook_timeout: float = 10.0
     """Seconds that a hook may take."""
     limits: Limits = field(default_factory=Limits)
@@ -64,7 +66,7 @@ class Options:
         for name in ("resumes", "max_active_per_user", "max_active_per_account"):
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"{name} must be 0 or more, not {getattr(self, name)}")
-        for name in ("abort_grace", "retention", "drain"):
+        for name in ("abort_grace", "retention", "drain", "resume_wait"):
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"{name} must be 0 seconds or more, not {getattr(self, name)}")
         for name in ("max_jobs", "backlog", "window", "window_bytes", "log_records", "checkpoint_every"):

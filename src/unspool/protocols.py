@@ -6,6 +6,7 @@ may raise StoreUnavailable; whoever calls may then call again with the same argu
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,8 +16,15 @@ from unspool.events import Record
 from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status, Task
 
 
+def _token() -> str:
+    return secrets.token_hex(8)
+
+
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What a generation is made from. `expect_generation`: the number that must be the stream's last; 0: none yet."""
+    """What a generation is made from. `expect_generation`: the number that must be the stream's last; 0: none yet.
+
+    `token`: what tells this creation from any other, so that a repeated `create` is known as the same.
+    """
 
     stream_id: str
     owner: Owner
@@ -28,6 +36,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     task: Task | None = None
     account: str | None = None
+    token: str = msgspec.field(default_factory=_token)
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -102,8 +111,9 @@ class JobStore(Protocol):
     async def create(self, new: NewJob) -> Created:
         """Make the next generation of a stream, sealing a running one as `replaced` in the same step.
 
-        In this order: a stream of another owner raises NotFound; a known `request_id` attaches; an unmet
-        `expect_generation` raises GenerationConflict; a full store raises CapacityExceeded. Then nothing has changed.
+        In this order: a stream of another owner raises NotFound; a repeated call is answered as the first one was; a
+        `request_id` that a kept generation holds (`Job.holds_request`) attaches; an unmet `expect_generation` raises
+        GenerationConflict; a full store raises CapacityExceeded. Then nothing has changed.
         """
         ...
 

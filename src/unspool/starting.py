@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
-from unspool.errors import Gone, InvalidArgument, NotFound, ShuttingDown, TooManyGenerations, UnspoolError
+from unspool.errors import (
+    Gone,
+    InvalidArgument,
+    NotFound,
+    ShuttingDown,
+    StoreUnavailable,
+    TooManyGenerations,
+    UnspoolError,
+)
 from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Task, check_id
 from unspool.protocols import NewJob
 from unspool.replica import Replica
 from unspool.runs import Run
+from unspool.tasks import RunFunction
 from unspool.terminals import Failed
+
+_log = logging.getLogger("unspool")
+_PAUSE: Final = 0.2
+"""Seconds between two looks for a creation that was not answered."""
 
 
 async def create(
     replica: Replica, stream_id: str, owner: Owner, request_id: str | None, expect_generation: int | None,
-    metadata: Mapping[str, Any] | None, limits: Limits | None, account: str | None, task: Task | None,
+    metadata: Mapping[str, Any] | None, limits: Limits | None, account: str | None, begin: RunFunction | Task | None,
 ) -> tuple[Job, Run | None]:  # fmt: skip
     """Make the generation and its run, which is not begun yet; None where it existed under the same request id.
+
+    `begin`: what the caller begins then, where it can be begun here as well: see `_find`.
 
     Raises what the store's `create` raises, InvalidArgument, ShuttingDown, InsufficientBalance, TooManyGenerations.
     """
@@ -33,29 +50,67 @@ async def create(
         raise InvalidArgument("expect_generation must be 0 or more; 0 means: none yet")
     new = NewJob(
         stream_id=stream_id, owner=owner, replica=replica.name, lease=replica.options.lease, request_id=request_id,
-        expect_generation=expect_generation, metadata=Metadata.of(metadata), task=task, account=account,
+        expect_generation=expect_generation, metadata=Metadata.of(metadata), account=account,
+        task=begin if isinstance(begin, Task) else None,
         limits=limits or replica.options.limits,
     )  # fmt: skip
     with replica.creation():
         if not await _known(replica, new):
             await replica.billing.check(new.account)
-            _refuse_above(replica.options.max_active_per_user, await _of_user(replica, new), new.stream_id)
+            _refuse_above(replica.options.max_active_per_user, await _of_user(replica, new.owner), new.stream_id)
             _refuse_above(replica.options.max_active_per_account, await _of_account(replica, new), new.stream_id)
-        created = await replica.store.create(new)
+        try:
+            created = await replica.store.create(new)
+        except StoreUnavailable:
+            if begin is not None:
+                replica.spawn(_find(replica, new, begin))
+            raise
         if created.replaced is not None:
             replica.on_replaced(created.replaced)
         if created.attached:
             return replace(created.job, attached=True), None
-        run = replica.own(created.job)
+        return created.job, await _own(replica, created.job)
+
+
+async def _own(replica: Replica, job: Job) -> Run:
+    """Become the owner of a job that was created here. Raises what refuses it after all; then it is sealed."""
+    run = replica.own(job)
+    try:
+        await _check_again(replica, job)
+        await replica.billing.admit(job)
+    except UnspoolError as refusal:
+        run.give_up(Failed(refusal.code, refusal.message, retryable=True))
+        await run.done.wait()
+        raise
+    return run
+
+
+async def _check_again(replica: Replica, job: Job) -> None:
+    """Re-check the bound per user after the creation: others may have come in between. The latest is refused."""
+    try:
+        _refuse_late(replica.options.max_active_per_user, await _of_user(replica, job.owner), job)
+    except StoreUnavailable as error:
+        _log.warning("%s: how many its user has running could not be checked again: %s", job.key, error)
+
+
+async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task) -> None:
+    """Begin a run whose creation was not answered, if it has happened after all.
+
+    The caller was told that the outcome is not known, and repeats the request under the same id, maybe on another
+    replica: it attaches to this generation, which must have a run.
+    """
+    deadline = asyncio.get_running_loop().time() + replica.options.lease / 2
+    while not replica.closing and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(_PAUSE)
         try:
-            # Others may have come in between: the check from before is made good, and who came too late goes again.
-            _refuse_late(replica.options.max_active_per_user, await _of_user(replica, new), created.job)
-            await replica.billing.admit(created.job)
-        except UnspoolError as refusal:
-            run.give_up(Failed(refusal.code, refusal.message, retryable=True))
-            await run.done.wait()
-            raise
-        return created.job, run
+            job = await replica.store.get(new.stream_id, owner=new.owner)
+        except (StoreUnavailable, NotFound, Gone):
+            continue
+        if job.token == new.token:
+            if not job.settled and job.lease.epoch == 1:
+                _log.warning("%s: created, though the store did not answer; its run begins", job.key)
+                (await _own(replica, job)).begin(begin)
+            return
 
 
 async def _known(replica: Replica, new: NewJob) -> bool:
@@ -68,10 +123,10 @@ async def _known(replica: Replica, new: NewJob) -> bool:
         return False
 
 
-async def _of_user(replica: Replica, new: NewJob) -> Sequence[Job]:
-    if not replica.options.max_active_per_user or new.owner.user is None:
+async def _of_user(replica: Replica, owner: Owner) -> Sequence[Job]:
+    if not replica.options.max_active_per_user or owner.user is None:
         return ()
-    return await replica.store.active(new.owner)
+    return await replica.store.active(owner)
 
 
 async def _of_account(replica: Replica, new: NewJob) -> Sequence[GenerationKey]:

@@ -31,7 +31,7 @@ class Supervisor:
         self._replica = replica
         self._random = random.Random(replica.name)
         self._tasks: list[asyncio.Task[None]] = []
-        self._strange: dict[GenerationKey, float] = {}  # orphans whose name is not known here: since when
+        self._orphaned_at: dict[GenerationKey, float] = {}  # orphans, and since when they were seen to be
         self._orphans: dict[GenerationKey, asyncio.Task[None]] = {}  # those that are cared for here
         self._thorough = True  # a clock may have been put back since this replica last judged
 
@@ -94,7 +94,12 @@ class Supervisor:
         if self._thorough:
             return
         # What is ours is only late: the renewal decides. Each survivor begins somewhere else.
-        orphans = [job for job in expired.jobs if job.key not in self._replica.runs and job.key not in self._orphans]
+        now = self._now()
+        self._orphaned_at = {job.key: self._orphaned_at.get(job.key, now) for job in expired.jobs}
+        orphans = [
+            job for job in expired.jobs
+            if job.key not in self._replica.runs and job.key not in self._orphans and not self._is_for_others(job)
+        ]  # fmt: skip
         self._random.shuffle(orphans)
         for job in orphans[: _ORPHANS - len(self._orphans)]:
             # Each in a task of its own: none waits for the save hooks of another, and no sweep for any of them.
@@ -129,12 +134,12 @@ class Supervisor:
             return None
         return task if job.lease.epoch <= self._replica.options.resumes else None
 
-    def _leave_to_others(self, job: Job, task: Task) -> bool:
-        """Its name is not known here; another replica that knows it has one lease's time to take it."""
-        if task.name in self._replica.tasks:
+    def _is_for_others(self, job: Job) -> bool:
+        """Whether it is to be resumed, and its name is not known here: for a time it is left to those that know it."""
+        task = self._resumable(job)
+        if task is None or task.name in self._replica.tasks:
             return False
-        now = self._now()
-        return now - self._strange.setdefault(job.key, now) < self._replica.options.lease
+        return self._now() - self._orphaned_at[job.key] < self._replica.options.resume_wait
 
     async def _take_over(self, job: Job) -> None:
         with self._replica.claim(job.key) as mine:
@@ -144,9 +149,6 @@ class Supervisor:
     async def _end_orphan(self, job: Job) -> None:
         replica = self._replica
         task = self._resumable(job)
-        if task is not None and self._leave_to_others(job, task):
-            return
-        self._strange.pop(job.key, None)
         seconds = replica.settler.lease_for_settling(replica.options.lease)
         verdict = Failed(OWNER_LOST, "The process that generated this answer is gone.", retryable=True)
         if job.abort is not None:

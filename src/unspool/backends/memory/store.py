@@ -75,13 +75,14 @@ class _Entry:
 class _Stream:
     """A stream: whose it is, how far its numbers are used up, the generations that are still kept."""
 
-    __slots__ = ("entries", "owner", "requests", "used")
+    __slots__ = ("created", "entries", "owner", "requests", "used")
 
     def __init__(self, owner: Owner, used: int) -> None:
         self.owner = owner
         self.used = used
         self.entries: dict[int, _Entry] = {}
         self.requests: dict[str, int] = {}
+        self.created: tuple[str, Created] | None = None  # the token of the last creation, and its answer
 
 
 class MemoryStore:
@@ -127,9 +128,11 @@ class MemoryStore:
         if stream is not None:
             if stream.owner != new.owner:
                 raise NotFound
+            if stream.created is not None and stream.created[0] == new.token:
+                return stream.created[1]
             known = stream.requests.get(new.request_id) if new.request_id is not None else None
-            if known is not None:
-                return Created(stream.entries[known].job(), attached=True)
+            if known is not None and (found := stream.entries[known].job()).holds_request:
+                return Created(found, attached=True)
         expected = new.expect_generation
         if expected is not None and expected != (stream.used if stream is not None else 0):
             raise GenerationConflict(
@@ -162,6 +165,7 @@ class MemoryStore:
             user=new.owner.user,
             tenant=new.owner.tenant,
             request_id=new.request_id,
+            token=new.token,
             metadata=new.metadata,
             limits=new.limits,
             task=new.task,
@@ -174,7 +178,9 @@ class MemoryStore:
             stream.requests[new.request_id] = number
         self._active[job.key] = entry
         self._by_owner.setdefault(new.owner, {})[job.key] = None
-        return Created(entry.job(), replaced=replaced)
+        created = Created(entry.job(), replaced=replaced)
+        stream.created = new.token, created
+        return created
 
     def _make_room(self, *, replacing: bool) -> None:
         while len(self._active) + len(self._settled) >= self._max_jobs:
@@ -195,7 +201,7 @@ class MemoryStore:
         stream = self._streams[key.stream_id]
         del stream.entries[key.generation]
         request_id = entry.job().request_id
-        if request_id is not None:
+        if request_id is not None and stream.requests[request_id] == key.generation:  # else another attempt has it
             del stream.requests[request_id]
         if stream.entries:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -86,7 +85,7 @@ class RedisStore:
             # Indexes first: what is created can always be found, and what is not is found to be missing.
             await self._indexes.enter(new.stream_id, owner, new.lease)
             seen = await self._redis.run(
-                "create", stream, new.stream_id, self._keys.channels, owner, secrets.token_hex(8), request, expected,
+                "create", stream, new.stream_id, self._keys.channels, owner, new.token, request, expected,
                 new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
                 _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.stream_id),
                 *wire.known_metadata(new.metadata),

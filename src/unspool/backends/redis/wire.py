@@ -188,6 +188,7 @@ def _job_of(stream_id: str, number: int, fields: Mapping[bytes, bytes], fence: b
         first_offset=int(fields.get(b"first", 1)),
         last_offset=last,
         request_id=request.decode() if request else None,
+        token=fields.get(b"token", b"").decode(),
         abort=abort_of(fields.get(b"abort")),
         metadata=_metadata_of(fields),
         limits=_limits.decode(fields[b"limits"]),

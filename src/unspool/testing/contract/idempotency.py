@@ -11,7 +11,7 @@ from unspool.jobs import ANYONE, Status
 from unspool.manager import GenerationManager
 from unspool.outcomes import Unknown
 from unspool.producer import Generation
-from unspool.testing.contract.kit import Cluster, Puppet, begin, eventually, read, settled
+from unspool.testing.contract.kit import LEASE, Cluster, Puppet, begin, eventually, read, settled
 
 
 class TestIdempotency:
@@ -41,6 +41,32 @@ class TestIdempotency:
         assert (late.attached, late.status, late.generation) == (True, Status.COMPLETE, 1)
         anew = await replicas[1].start("s", run, user="u", request_id="another")
         assert (anew.attached, anew.generation) == (False, 2)
+
+    async def test_an_attempt_that_failed_before_it_said_anything_gives_its_id_back(self, cluster: Cluster) -> None:
+        """Its owner died at once: the same request, repeated, gets an answer, and holds the id from then on."""
+        one, two = await cluster.replica("a", lease=LEASE), await cluster.replica("b")
+        await begin(one, request_id="r")
+        await cluster.kill(one)
+        job = await settled(two)
+        assert job.terminal is not None
+        assert (job.terminal.data["code"], job.last_offset) == ("owner_lost", 1)
+        puppet = Puppet()
+        again = await two.start("s", puppet, user="u", request_id="r")
+        assert (again.attached, again.generation) == (False, 2)
+        await puppet.say("here it is")
+        assert (await two.start("s", Puppet(), user="u", request_id="r")).generation == 2
+        await two.delete("s", user="u", generation=1)
+        assert (await two.start("s", Puppet(), user="u", request_id="r")).generation == 2
+
+    async def test_a_failure_that_said_something_keeps_its_id(self, cluster: Cluster) -> None:
+        """What was read cannot be taken back: a repeated request is told how it ended."""
+        one, two = await cluster.replica("a", lease=LEASE), await cluster.replica("b")
+        run = await begin(one, request_id="r")
+        await run.say("so far")
+        await cluster.kill(one)
+        await settled(two)
+        again = await two.start("s", Puppet(), user="u", request_id="r")
+        assert (again.attached, again.generation) == (True, 1)
 
     async def test_an_attached_start_runs_nothing(self, manager: GenerationManager) -> None:
         """The run that came with the second start is never called."""

@@ -103,8 +103,8 @@ class TestResumption:
     async def test_a_run_that_nobody_knows_is_lost(self, cluster: Cluster) -> None:
         """Then it ends as any other whose owner is gone."""
         writer = Writer()
-        (one,) = await replicas(cluster, writer, "a")
-        other = await cluster.replica("b", lease=LEASE)
+        (one,) = await replicas(cluster, writer, "a", resume_wait=0.0)
+        other = await cluster.replica("b", lease=LEASE, resume_wait=0.0)
         await begin_writing(one, writer)
         await cluster.kill(one)
         job = await settled(other)

@@ -131,7 +131,8 @@ def _start(world: World) -> None:
 
 
 def _may_be_gone(world: World, stream_id: str, numbers: set[int]) -> bool:
-    return any(log.deleted for key, log in world.truth.logs.items() if key[0] == stream_id and key[1] in numbers)
+    logs = (log for key, log in world.truth.logs.items() if key[0] == stream_id and key[1] in numbers)
+    return any(not log.holds_request for log in logs)
 
 
 def _stop(world: World) -> None:

@@ -66,6 +66,12 @@ class LogTruth:
     def terminal(self) -> Record | None:
         return self.records[-1] if self.records and self.records[-1].type in TERMINAL else None
 
+    @property
+    def holds_request(self) -> bool:
+        """Whether a start under its request id attaches to it."""
+        terminal = self.terminal
+        return not self.deleted and (terminal is None or self.last > 1 or not terminal.data.get("retryable"))
+
     def is_over(self, clock: float) -> bool:
         """Whether its lease has run out by the store's clock."""
         left = self.expires_at - clock
@@ -143,7 +149,7 @@ class Truth:
             if known != job.generation:
                 self._fail("idempotent create", f"{new.request_id} attached to {job.key}, not to generation {known}")
             return
-        if known is not None and not self.logs[GenerationKey(new.stream_id, known)].deleted:
+        if known is not None and self.logs[GenerationKey(new.stream_id, known)].holds_request:
             self._fail("idempotent create", f"{new.request_id} made {job.key}, and generation {known} before it")
         used = self.used.get(new.stream_id, 0)
         if job.generation <= used:

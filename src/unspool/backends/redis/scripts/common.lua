@@ -38,6 +38,14 @@ local function job(stream, number)
   return { tostring(number), fields, state }
 end
 
+-- Whether a start under its request id attaches to a job: Job.holds_request.
+local function holds_request(stream, number)
+  local key = stream .. ':' .. number
+  local state = redis.call('HMGET', key, 'status', 'payload')
+  local _, last = fence(key)
+  return state[1] ~= 'error' or last ~= '1' or not string.find(state[2], '"retryable":true', 1, true)
+end
+
 -- Ask the owner to look at the job record.
 local function call_owner(channels, owner, stream_id, number)
   redis.call('PUBLISH', channels .. owner, cjson.encode({ stream_id, tonumber(number) }))

@@ -13,7 +13,7 @@ end
 if request ~= '' then
   local number = redis.call('HGET', stream, 'r:' .. request)
   local found = number and job(stream, number)
-  if found then return { 'attached', found } end
+  if found and holds_request(stream, number) then return { 'attached', found } end
 end
 if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= used then return { 'conflict', used } end
 
@@ -32,7 +32,7 @@ local time = now()
 local key = stream .. ':' .. number
 redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' .. number, '')
 if request ~= '' then redis.call('HSET', stream, 'r:' .. request, number) end
-redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request, 'replica', ARGV[7], 'lease', ARGV[8],
+redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request, 'token', token, 'replica', ARGV[7], 'lease', ARGV[8],
   'until', seconds(time + tonumber(ARGV[8])), 'created', seconds(time), 'active', seconds(time), 'limits', ARGV[9])
 if #ARGV > 14 then redis.call('HSET', key, unpack(ARGV, 15)) end
 redis.call('SET', key .. ':fence', '1:0')
