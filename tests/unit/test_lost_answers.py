@@ -1,4 +1,4 @@
-"""Answers of the store that are lost after it has done what was asked: the caller learns of it later, and follows it up."""
+"""Answers of the store that are lost after it has done what was asked: the caller hears of it later, and acts on it."""
 
 from __future__ import annotations
 
