@@ -53,7 +53,7 @@ class Options:
     resumes: int = 3
     """Times that a resumable run is gone on with after its owner was lost; then it has failed."""
     resume_wait: float = 60.0
-    """Seconds that such a run waits for a replica that knows its name, before one that does not says that it is lost."""
+    """Seconds that such a run waits for a replica that knows its name, before another one says that it is lost."""
     hook_timeout: float = 10.0
     """Seconds that a hook may take."""
     limits: Limits = field(default_factory=Limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -57,8 +57,9 @@ async def create(
     with replica.creation():
         if not await _known(replica, new):
             await replica.billing.check(new.account)
-            _refuse_above(replica.options.max_active_per_user, await _of_user(replica, new.owner), new.stream_id)
-            _refuse_above(replica.options.max_active_per_account, await _of_account(replica, new), new.stream_id)
+            mine = [job.key for job in await _of_user(replica, new.owner)]
+            _refuse_above(replica.options.max_active_per_user, mine, new.stream_id)
+            await _check_account(replica, new)
         try:
             created = await replica.store.create(new)
         except StoreUnavailable:
@@ -118,7 +119,8 @@ async def _known(replica: Replica, new: NewJob) -> bool:
     if new.request_id is None:
         return False
     try:
-        return (await replica.store.get(new.stream_id, owner=new.owner)).request_id == new.request_id
+        job = await replica.store.get(new.stream_id, owner=new.owner)
+        return job.request_id == new.request_id and job.holds_request
     except (NotFound, Gone):
         return False
 
@@ -129,14 +131,22 @@ async def _of_user(replica: Replica, owner: Owner) -> Sequence[Job]:
     return await replica.store.active(owner)
 
 
-async def _of_account(replica: Replica, new: NewJob) -> Sequence[GenerationKey]:
-    if not replica.options.max_active_per_account:
-        return ()
-    return await replica.billing.running(new.account)
+async def _check_account(replica: Replica, new: NewJob) -> None:
+    """Refuse one more than an account may have running. The caller is told its own, not those of others on it."""
+    limit = replica.options.max_active_per_account
+    if not limit:
+        return
+    running = await replica.billing.running(new.account)
+    try:
+        _refuse_above(limit, running, new.stream_id)
+    except TooManyGenerations as error:
+        own = {job.key for job in await replica.store.active(new.owner)}
+        error.details["running"] = [key._asdict() for key in sorted(running) if key in own]
+        raise
 
 
-def _refuse_above(limit: int, running: Sequence[Job] | Sequence[GenerationKey], stream_id: str) -> None:
-    latest = {key.stream_id: key for key in sorted(one.key if isinstance(one, Job) else one for one in running)}
+def _refuse_above(limit: int, running: Iterable[GenerationKey], stream_id: str) -> None:
+    latest = {key.stream_id: key for key in sorted(running)}
     # What runs on the stream is replaced, and what was just replaced on another may not have given back its hold yet.
     others = [key for key in latest.values() if key.stream_id != stream_id]
     if limit and len(others) >= limit:
@@ -148,5 +158,5 @@ def _refuse_above(limit: int, running: Sequence[Job] | Sequence[GenerationKey], 
 
 def _refuse_late(limit: int, running: Sequence[Job], job: Job) -> None:
     ordered = sorted(running, key=lambda one: (one.created_at, one.key))
-    earlier = [one for one in ordered if (one.created_at, one.key) < (job.created_at, job.key)]
+    earlier = [one.key for one in ordered if (one.created_at, one.key) < (job.created_at, job.key)]
     _refuse_above(limit, earlier, job.stream_id)

@@ -266,8 +266,11 @@ async def test_users_and_accounts_have_so_many_at_once(replicas: Replicas) -> No
     assert [one["stream_id"] for one in refused.value.details["running"]] == ["a", "b"]
     await manager.start("b", calls(then=never.wait), user="u", account="team")
     await manager.start("d", calls(then=never.wait), user="v", account="team")
-    with pytest.raises(TooManyGenerations):
-        await manager.start("e", calls(), user="w", account="team")
+    for user, own in (("w", []), ("v", ["d"])):
+        with pytest.raises(TooManyGenerations) as refused:
+            await manager.start("e", calls(), user=user, account="team")
+        assert [one["stream_id"] for one in refused.value.details["running"]] == own, "not those of other users"
+        assert refused.value.details["limit"] == 3
     await manager.abort("a", user="u")
     await manager.start("c", calls(then=never.wait), user="u", account="team")
 
