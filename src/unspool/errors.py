@@ -120,6 +120,12 @@ class StoreUnavailable(UnspoolError):
     code, status, fault = "store_unavailable", 503, "system"
 
 
+class TooLarge(UnspoolError):
+    """The store takes no value of this size."""
+
+    code, status, fault = "too_large", 413, "caller"
+
+
 class UnreadableRecord(UnspoolError):
     """This version cannot read what a newer version of unspool has stored; upgrade this replica."""
 

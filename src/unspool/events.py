@@ -74,6 +74,9 @@ REQUIRED: Final[dict[str, tuple[str, ...]]] = {
 MARKS: Final = ("part_id", "agent", "group", "step")
 """Optional string fields of every type: which part, agent, group of agents and run step an event belongs to."""
 
+EVENT_BYTES: Final = 1024 * 1024
+"""Bytes of JSON that the data of one event may have: what is larger would hold up all that shares its way."""
+
 _MAX_TYPE: Final = 128
 _RESERVED: Final = frozenset({*TERMINAL, SYNC, "open", "error"})
 
@@ -117,6 +120,16 @@ def encode_data(data: object, *, where: str = "data") -> bytes:
         return _encode(data)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidEvent(f"{where} cannot be written as JSON: {error}") from error
+
+
+def check_size(payload: bytes, *, where: str) -> bytes:
+    """`payload` itself when an event may be so large. Raises InvalidEvent."""
+    if len(payload) > EVENT_BYTES:
+        raise InvalidEvent(
+            f"{where} has {len(payload)} bytes of JSON, and an event may have {EVENT_BYTES}: "
+            "keep the content in a file or an object store, and emit a link to it"
+        )
+    return payload
 
 
 def check_text(text: object, *, where: str = "text") -> str:

@@ -18,7 +18,7 @@ from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import GenerationStopped, InvalidEvent, UnspoolError
-from unspool.events import DELTAS, Event, check_event, check_marks, check_text, encode_data
+from unspool.events import DELTAS, Event, check_event, check_marks, check_size, check_text, encode_data
 from unspool.jobs import GenerationKey, Job, Metadata, Status
 from unspool.sources import Graph, Sources
 from unspool.terminals import Completed
@@ -104,7 +104,7 @@ class Generation:
         if kind in DELTAS:
             self._put_delta(kind, data, internal)
         else:
-            payload = encode_data(data, where=f"data of {kind!r}")
+            payload = check_size(encode_data(data, where=f"data of {kind!r}"), where=f"data of {kind!r}")
             if kind in _BREAKS:
                 self._open_parts.pop(data.get("agent"), None)
             self._capture(kind, data, payload)  # first: it may refuse the event
@@ -248,7 +248,7 @@ class Generation:
         """Say what the terminal record will carry when the run returns; a run that fails afterwards still fails."""
         final = dict(message) if message is not None else self.verdict.message
         if final is not None:
-            encode_data(final, where="message")
+            check_size(encode_data(final, where="message"), where="message")
         self.verdict = Completed(finish_reason or self.verdict.finish_reason, final)
 
     async def snapshot(self) -> Snapshot:

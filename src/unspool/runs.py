@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from unspool.billing import Billing
-from unspool.errors import Fenced, GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable
+from unspool.errors import Fenced, GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Task
 from unspool.options import Options
@@ -164,8 +164,12 @@ class Run:
             self._ended.set_result(self._stop)
 
     def _on_lost(self, error: Exception) -> None:
-        """Somebody else owns or has sealed the log: stop, and seal nothing."""
+        """Another replica owns or has sealed the log: stop, and seal nothing. Or the store refuses what was emitted."""
         if self.lost:
+            return
+        if isinstance(error, TooLarge):
+            _log.warning("%s: the run fails: %s", self.key, error)
+            self.stop(Failed(error.code, error.message))
             return
         self.lost = True
         self._settler.totals["lost"] += 1

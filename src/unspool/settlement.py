@@ -14,12 +14,12 @@ from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import StoreUnavailable
-from unspool.events import Record, encode_data
+from unspool.events import EVENT_BYTES, Record, encode_data
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks
 from unspool.protocols import Channel, Hint, JobStore, Sealed
 from unspool.tail import Tail
-from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, terminal
+from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, terminal, without_content
 
 _log = logging.getLogger("unspool")
 _T = TypeVar("_T")
@@ -71,6 +71,8 @@ class Settler:
                 _log.error("%s: the partial answer was not saved", key)
         kind, data = terminal(verdict, job, snapshot)
         payload = encode_data(data)
+        if len(payload) > EVENT_BYTES and isinstance(verdict, Aborted):
+            payload = encode_data(without_content(data))
         tries = 0
 
         async def seal() -> Sealed:

@@ -57,6 +57,11 @@ def terminal(verdict: Verdict, job: Job, snapshot: Snapshot) -> tuple[str, dict[
             return events.ABORTED, _aborted(verdict, job, snapshot)
 
 
+def without_content(data: dict[str, Any]) -> dict[str, Any]:
+    """An `aborted` record whose content is larger than an event may be: the log and its snapshot have it all."""
+    return {**data, "response_message": {**data["response_message"], "content": None, "text": None, "truncated": True}}
+
+
 def is_early(job: Job, snapshot: Snapshot) -> bool:
     """Nothing was generated and no turn exists: a client goes back to a new chat."""
     known = job.metadata

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable
+from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
 from unspool.events import DELTAS, Record, encode_data
 from unspool.jobs import GenerationKey, Status
 from unspool.protocols import AtOnce, JobStore
@@ -22,6 +22,8 @@ _log = logging.getLogger("unspool.writer")
 
 MERGED_CHARS: Final = 16_384
 """Characters at which a merged delta is full: one frame stays small enough for every reader."""
+BATCH_BYTES: Final = 512 * 1024
+"""Bytes of an append, about: what is queued beyond them goes into the next one."""
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -38,11 +40,16 @@ class _Event:
     """An event that no append has taken yet."""
 
     __slots__ = ("internal", "payload", "type")
+    puts = 1
 
     def __init__(self, type: str, payload: bytes, internal: bool) -> None:
         self.type = type
         self.payload = payload
         self.internal = internal
+
+    @property
+    def size(self) -> int:
+        return len(self.payload)
 
     def record(self, offset: int) -> Record:
         return Record(offset, self.type, self.payload, self.internal)
@@ -57,6 +64,10 @@ class _Delta:
         self.part = part
         self.chunks = [text]
         self.size = len(text)
+
+    @property
+    def puts(self) -> int:
+        return len(self.chunks)
 
     def record(self, offset: int) -> Record:
         part = self.part
@@ -87,6 +98,7 @@ class LogWriter:
     ) -> None:
         self.last = last
         self.bytes = 0
+        self._taken = 0  # of them, by appends
         self.refused: Exception | None = None
         self._store = store
         self._key = key
@@ -123,8 +135,12 @@ class LogWriter:
         self._kick()
 
     def put_delta(self, part: Part, text: str) -> None:
-        """Queue a delta, growing the one before it where that is of the same part."""
+        """Queue a delta, growing the one before it where that is of the same part. A long text becomes several."""
         size = len(text)
+        if size > MERGED_CHARS:
+            for at in range(0, size, MERGED_CHARS):
+                self.put_delta(part, text[at : at + MERGED_CHARS])
+            return
         self.bytes += size  # as in `_admit`: here is where every token passes
         if self.bytes > self._bound:
             raise self._refusal()
@@ -162,12 +178,30 @@ class LogWriter:
         )
 
     def _take(self) -> tuple[list[Record], dict[str, Any] | None, Status | None]:
-        """All that is pending, with offsets: from here on nothing merges any more."""
-        pending, self._pending, self._growing = self._pending, [], None
+        """What is pending, as far as one append takes it, with offsets: from here on none of it merges any more."""
+        if self.bytes - self._taken > BATCH_BYTES:
+            pending = self._take_some()
+        else:
+            pending, self._pending, self._growing = self._pending, [], None
+            self._in_flight, self._queued = self._queued, 0
+            self._taken = self.bytes
         metadata, self._metadata = self._metadata, None
         status, self._status = self._status, None
-        self._in_flight, self._queued = self._queued, 0
         return [item.record(offset) for offset, item in enumerate(pending, self.last + 1)], metadata, status
+
+    def _take_some(self) -> list[_Event | _Delta]:
+        """The first of what is pending, of a size that one append may have. The rest may still grow."""
+        size = cut = 0
+        while cut < len(self._pending) and size < BATCH_BYTES:
+            size += self._pending[cut].size
+            cut += 1
+        taken, self._pending = self._pending[:cut], self._pending[cut:]
+        if not self._pending:
+            self._growing = None
+        left = sum(item.puts for item in self._pending)
+        self._in_flight, self._queued = self._queued - left, left
+        self._taken += size
+        return taken
 
     def refuse(self, error: Exception) -> None:
         """Take nothing more; what is queued is still written."""
@@ -237,6 +271,8 @@ class LogWriter:
             self._committed(batch)
         except Exception as error:  # noqa: BLE001
             self._break(error)
+        if self._queued:
+            self._kick()
 
     async def _commit(self) -> None:
         try:
@@ -264,6 +300,11 @@ class LogWriter:
         self._queued = self._in_flight = 0
 
     def _break(self, error: Exception) -> None:
+        if isinstance(error, TooLarge):  # the log is as it was, and takes what comes next
+            self._forget()
+            self.refuse(RunFailed(error.message, code=error.code))
+            self._lost(error)
+            return
         if not isinstance(error, Fenced | NotFound | Gone):
             # Not foreseen, and so nobody knows what the log holds: the run must not go on as if all were well.
             _log.error("%s: an append failed", self._key, exc_info=error)
@@ -312,5 +353,18 @@ class LogWriter:
         if not missing or missing[0].offset != job.last_offset + 1 or missing[-1].offset != self.last:
             return False
         _log.warning("%s: the store has lost records from %d on: written again", self._key, job.last_offset + 1)
-        await self._store.append(self._key, self._epoch, missing)
+        for records in _pieces(missing):
+            await self._store.append(self._key, self._epoch, records)
         return True
+
+
+def _pieces(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """Records in groups of a size that one append may have."""
+    begin = size = 0
+    for at, record in enumerate(records):
+        size += len(record.payload)
+        if size >= BATCH_BYTES:
+            yield records[begin : at + 1]
+            begin, size = at + 1, 0
+    if begin < len(records):
+        yield records[begin:]

@@ -33,7 +33,8 @@ class Faults:
     `cut_after`: each connection is cut after so many bytes, from the first to the second number; None: never. `cuts`:
     how many connections are cut in all; None: every one. Half of the cuts are a reset, which loses what is under way,
     half a clean end. `split`: bytes arrive in pieces of any size. `stall`: the chance that a piece is held up, and for
-    how many seconds at most. `latency`: seconds by which every piece is held up.
+    how many seconds at most. `latency`: seconds by which every piece is held up. `uplink`: bytes per second that each
+    connection carries to the server; 0: as many as come.
     """
 
     seed: int = 0
@@ -42,6 +43,7 @@ class Faults:
     split: bool = False
     stall: tuple[float, float] = (0.0, 0.0)
     latency: float = 0.0
+    uplink: float = 0.0
 
 
 class Proxy:
@@ -159,6 +161,8 @@ class Proxy:
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(_READ):
+                if self._faults.uplink:
+                    await asyncio.sleep(len(data) / self._faults.uplink)
                 await self._passing.wait()
                 writer.write(data)
                 await writer.drain()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
@@ -27,13 +28,20 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TimedOut
 
-from unspool.errors import StoreUnavailable
+from unspool.errors import StoreUnavailable, TooLarge
 
 BATCH: Final = 512
 """Commands in one batch at most: the replies of a batch are held together."""
+BATCH_BYTES: Final = 1024 * 1024
+"""Bytes of the commands in one batch at most, or one command: a batch has a time limit."""
+LARGE: Final = 64 * 1024
+"""Bytes of a command from which on it goes over the connection for large ones."""
+_PATIENCE: Final = 5
+"""Times as long as others that a batch of large commands may take."""
 
 Argument = bytes | str | int | float
 Command = tuple[Argument, ...]
+_Asked = tuple[bytes, asyncio.Future[Any]]  # a command as it is sent, and who waits for its answer
 _pack = cast("Callable[[Command], bytes]", pack_command)  # in C: redis-py's own takes ten times as long
 _UNREACHABLE = (Disconnected, TimedOut, TimeoutError, OSError)
 _FOR_THE_CALLER = (NoScriptError, MovedError, AskError, TryAgainError)
@@ -44,6 +52,7 @@ _NOT_NOW: Final = (
     ClusterDownError, MasterDownError,
     "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY", "UNBLOCKED",
 )  # fmt: skip
+_TOO_LARGE: Final = ("invalid bulk length", "maximum allowed size")
 _DENIED: Final = (NoPermissionError, "NOPERM")
 _DEMOTED: Final = (ReadOnlyError, "READONLY")
 
@@ -59,44 +68,53 @@ class AccessDenied(StoreUnavailable):
 class Pipe:
     """Commands to one server, pipelined. `timeout`: seconds for a batch, connecting included.
 
+    Large commands, and those that ask for much, have a connection of their own, made when it is first needed, so that a
+    slow line carries everything else past them; a batch of theirs has more time.
+
     A call raises StoreUnavailable when nobody can tell whether the command was carried out, or the server cannot at
     present: it may be repeated. Commands must be such that carrying one out twice does no harm: a batch whose
     connection turns out to be dead is sent once more.
     """
 
-    def __init__(self, connect: Callable[[], AbstractConnection], *, timeout: float) -> None:
+    def __init__(self, connect: Callable[[], AbstractConnection], *, timeout: float, for_large: bool = False) -> None:
         self._connect = connect
         self._timeout = timeout
+        self._large = self if for_large else Pipe(connect, timeout=_PATIENCE * timeout, for_large=True)
         self._connection: AbstractConnection | None = None
-        self._queue: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._queue: deque[_Asked] = deque()
         self._worker: asyncio.Task[None] | None = None
         self.batches = self.commands = 0
 
     def __repr__(self) -> str:
         return f"<Pipe queued={len(self._queue)} batches={self.batches} commands={self.commands}>"
 
-    def ask(self, *commands: Command) -> list[asyncio.Future[Any]]:
-        """Queue commands, which stay neighbours; a future for each."""
+    def ask(self, *commands: Command, much: bool = False) -> list[asyncio.Future[Any]]:
+        """Queue commands, which stay neighbours; a future for each. `much`: their answers may be large."""
         loop = asyncio.get_running_loop()
-        asked = [(command, loop.create_future()) for command in commands]
-        self._queue += asked
-        if self._worker is None:
-            self._worker = loop.create_task(self._work(), name="redis pipe")
-        return [future for _, future in asked]
+        packed = [(_pack(command), loop.create_future()) for command in commands]
+        pipe = self._large if much or max(len(command) for command, _ in packed) > LARGE else self
+        pipe._queue += packed
+        if pipe._worker is None:
+            pipe._worker = loop.create_task(pipe._work(), name="redis pipe")
+        return [future for _, future in packed]
 
-    async def call(self, *command: Argument) -> Any:
+    async def call(self, *command: Argument, much: bool = False) -> Any:
         """One command. Raises StoreUnavailable, or the server's own error."""
-        return await self.ask(command)[0]
+        return await self.ask(command, much=much)[0]
 
     async def _work(self) -> None:
         try:
             while self._queue:
-                batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+                batch = [self._queue.popleft()]
+                size = len(batch[0][0])
+                while self._queue and len(batch) < BATCH and size + len(self._queue[0][0]) <= BATCH_BYTES:
+                    batch.append(self._queue.popleft())
+                    size += len(batch[-1][0])
                 await self._carry_out(batch)
         finally:
             self._worker = None
 
-    async def _carry_out(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+    async def _carry_out(self, batch: list[_Asked]) -> None:
         fresh = self._connection is None
         while batch:
             try:
@@ -124,14 +142,14 @@ class Pipe:
             else:
                 return
 
-    async def _exchange(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+    async def _exchange(self, batch: list[_Asked]) -> None:
         connection = self._connection
         if connection is None:
             connection = self._connection = self._connect()
             await connection.connect()
         self.batches += 1
         self.commands += len(batch)
-        await send_on(connection, [command for command, _ in batch])
+        await _send(connection, b"".join([command for command, _ in batch]))
         demoted = False
         for _, future in batch:
             try:
@@ -146,7 +164,7 @@ class Pipe:
         if demoted:  # whoever is the master now is found by connecting anew
             await self._disconnect()
 
-    def _fail(self, batch: list[tuple[Command, asyncio.Future[Any]]], error: Exception) -> None:
+    def _fail(self, batch: list[_Asked], error: Exception) -> None:
         text = str(error)
         for _, future in batch:
             if isinstance(error, AuthenticationError):
@@ -171,11 +189,16 @@ class Pipe:
             future.cancel()
         self._queue.clear()
         await self._disconnect()
+        if self._large is not self:
+            await self._large.close()
 
 
 async def send_on(connection: AbstractConnection, commands: Sequence[Command]) -> None:
     """Send commands in one piece."""
-    packed = b"".join([_pack(command) for command in commands])
+    await _send(connection, b"".join([_pack(command) for command in commands]))
+
+
+async def _send(connection: AbstractConnection, packed: bytes) -> None:
     try:
         await connection.send_packed_command(packed, check_health=False)
     except RuntimeError as error:  # what uvloop says of a transport that has been closed
@@ -192,6 +215,8 @@ def _translated(error: ResponseError) -> Exception:
     """What a refusal means to a caller who can only try again or give up."""
     if isinstance(error, _FOR_THE_CALLER):
         return error
+    if _is_one_of(_TOO_LARGE, error):
+        return TooLarge(f"Redis takes no value of this size: {error} (its setting is proto-max-bulk-len)")
     if _is_one_of(_FULL, error):
         return StoreUnavailable(f"Redis takes no writes: {error}")
     if _is_one_of(_DENIED, error):

@@ -284,7 +284,7 @@ class RedisStore:
     async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
         stream = self._keys.stream(key.stream_id)
         # With its stream, so that a cluster which is moving both never shows one without the other.
-        found, _ = await self._redis.call(stream, b"MGET", b"%b:%d:fold" % (stream, key.generation), stream)
+        found, _ = await self._redis.call(stream, b"MGET", b"%b:%d:fold" % (stream, key.generation), stream, much=True)
         if found is None:
             return None
         offset, _, state = found.partition(b":")

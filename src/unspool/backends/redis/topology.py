@@ -36,6 +36,8 @@ _PAUSE: Final = 0.02
 _TIMEOUT: Final = 5.0
 _ONE_KEY: Final = frozenset({"drop", "due", "enter", "renewed"})
 """Scripts that touch nothing but the key that they are given."""
+_MUCH: Final = frozenset({"read"})
+"""Scripts that may answer with a page of a log."""
 
 
 class Topology(ABC):
@@ -73,15 +75,15 @@ class Topology(ABC):
     async def run(self, name: str, key: bytes, *arguments: Argument, more: Sequence[bytes] = ()) -> Any:
         """Run a script on a key, and on `more` keys of the same slot."""
         source = script(name)
-        keys = 1 + len(more)
+        keys, much = 1 + len(more), name in _MUCH
         try:
-            return await self.call(key, b"EVALSHA", source.sha, keys, key, *more, *arguments)
+            return await self.call(key, b"EVALSHA", source.sha, keys, key, *more, *arguments, much=much)
         except NoScriptError:  # a server that has not seen it, or has forgotten
-            return await self.call(key, b"EVAL", source.source, keys, key, *more, *arguments)
+            return await self.call(key, b"EVAL", source.source, keys, key, *more, *arguments, much=much)
 
-    async def call(self, key: bytes, *command: Argument) -> Any:
-        """One command on the server that holds the key. Raises StoreUnavailable."""
-        return await self.pipe(key).call(*command)
+    async def call(self, key: bytes, *command: Argument, much: bool = False) -> Any:
+        """One command on the server that holds the key. `much`: its answer may be large. Raises StoreUnavailable."""
+        return await self.pipe(key).call(*command, much=much)
 
 
 def _alone(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class Cluster(Topology):
             more = (*more, key + b":-")
         return await super().run(name, key, *arguments, more=more)
 
-    async def call(self, key: bytes, *command: Argument) -> Any:
+    async def call(self, key: bytes, *command: Argument, much: bool = False) -> Any:
         now = asyncio.get_running_loop().time
         asking: Pipe | None = None
         moves, patience = 0, now() + _MOVING
@@ -193,8 +195,8 @@ class Cluster(Topology):
             moves += 1
             try:
                 if asking is not None:
-                    return await asking.ask((b"ASKING",), command)[1]
-                return await self.pipe(key).call(*command)
+                    return await asking.ask((b"ASKING",), command, much=much)[1]
+                return await self.pipe(key).call(*command, much=much)
             except MovedError as error:
                 asking = None
                 await self._client.nodes_manager.move_slot(error)
