@@ -109,9 +109,16 @@ async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task) -> Non
             continue
         if job.token == new.token:
             if not job.settled and job.lease.epoch == 1:
-                _log.warning("%s: created, though the store did not answer; its run begins", job.key)
-                (await _own(replica, job)).begin(begin)
+                await _begin_found(replica, job, begin)
             return
+
+
+async def _begin_found(replica: Replica, job: Job, begin: RunFunction | Task) -> None:
+    _log.warning("%s: created, though the store did not answer; its run begins", job.key)
+    try:
+        (await _own(replica, job)).begin(begin)
+    except UnspoolError as error:
+        _log.warning("%s: its run does not begin: %s", job.key, error)
 
 
 async def _known(replica: Replica, new: NewJob) -> bool:
