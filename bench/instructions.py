@@ -119,7 +119,7 @@ LOOPS: Final = {
     "emit": Loop(emit, 700),
     "fan": Loop(fan, 840),
     "merge": Loop(merge, 212),
-    "append": Loop(append, 13),
+    "append": Loop(append, 14.5),
     "fold": Loop(fold, 119),
     "frame": Loop(frame, 16),
     "project": Loop(project, 317),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ class Forgetful:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
-        if name not in self.silent or not asyncio.iscoroutinefunction(found):
+        if name not in self.silent or not inspect.iscoroutinefunction(found):
             return found
         self.silent.discard(name)
 

@@ -66,7 +66,7 @@ async def test_a_run_waits_until_it_is_let_in_again(tmp_path: Path, user: str, s
         async with GenerationManager.from_url(f"redis://{user}127.0.0.1:{redis.port}") as manager:
             await manager.start("conv", run)
             async with await manager.view("conv") as viewer, asyncio.timeout(PATIENCE):
-                records = [*await viewer.records()]
+                records = [*(await viewer.records() or ())]
                 await asyncio.to_thread(shut, redis)
                 told.set()
                 with pytest.raises(StoreUnavailable, match="refuses"):
@@ -76,6 +76,6 @@ async def test_a_run_waits_until_it_is_let_in_again(tmp_path: Path, user: str, s
                 await asyncio.to_thread(reopen, redis)
                 go.set()
                 while not records[-1].terminal:
-                    records += await viewer.records()
+                    records += await viewer.records() or ()
             assert "".join(record.data.get("text", "") for record in records) == "before meanwhile after"
             assert records[-1].type == "completed"
