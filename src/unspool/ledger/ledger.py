@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -34,6 +35,7 @@ from unspool.ledger.usage import LARGEST, Usage, normalise
 _log = logging.getLogger("unspool.ledger")
 _NOTHING: Final = Usage()
 _BATCH: Final = 100  # rows that one sweep takes at most
+_CLOSING: Final = 5.0  # seconds that periodic work and the exporter may take to end
 _LARGEST_PAGE: Final = 1000
 
 
@@ -48,7 +50,7 @@ class Ledger:
 
     Enter it, or `open` and `close` it. Amounts are integer nano-USD: `nano("0.10")`. Everything runs in tasks of its
     own: a caller that is cancelled leaves nothing half done. Any call raises StoreUnavailable when the database stays
-    away.
+    away: what reads within three seconds, what writes within `patience`, or both as `within` says.
     """
 
     def __init__(
@@ -98,15 +100,19 @@ class Ledger:
 
     async def close(self, deadline: float | None = None) -> bool:
         """Finish the settlements under way, for `deadline` seconds (else `drain_on_close`), and give back the database.
-        Whether all were finished. Idempotent."""
+        Whether all were finished. Bounded, however the database fails. Idempotent."""
         for worker in self._workers:
             worker.cancel()
         if self._workers:
-            await asyncio.wait(self._workers)
+            await asyncio.wait(self._workers, timeout=_CLOSING)
         self._workers.clear()
         left = await self._tasks.drain(self.options.drain_on_close if deadline is None else deadline)
         if self._delivery is not None:
-            await self._delivery.exporter.close()
+            try:
+                async with asyncio.timeout(_CLOSING):
+                    await self._delivery.exporter.close()
+            except Exception:  # noqa: BLE001  (the application's own)
+                _log.exception("the exporter could not be closed")
         await self.database.close()
         return left == 0
 
@@ -129,6 +135,16 @@ class Ledger:
         if self._delivery is not None:
             found |= {"delivered": self._delivery.delivered, "refused": self._delivery.failed}
         return found
+
+    def within(self, seconds: float) -> Self:
+        """The same ledger for a caller that cannot wait: each transaction is done in so many seconds, or not at all."""
+        bounded = copy(self)
+        bounded.database = self.database.within(seconds)
+        return bounded
+
+    async def ping(self) -> None:
+        """Make sure that the database takes writes. Raises StoreUnavailable."""
+        await self.database.ping()
 
     # a generation's money
 
@@ -283,18 +299,20 @@ class Ledger:
 
     async def highest_generation(self) -> int:
         """The highest number of any generation that was ever admitted: a store that forgets must not use it again."""
-        return await self.database.read(reads.highest)
+        return await self.database.unhurried().read(reads.highest)
 
     async def settled_calls(
         self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,
         unpriced: bool = False,
     ) -> list[CallRecord]:  # fmt: skip
         """Settled calls whose ids come behind `after`, in their order: what there is to re-rate."""
-        return await self.database.read(lambda tx: reads.settled(tx, after, limit, provider, model, unpriced))
+        return await self.database.unhurried().read(
+            lambda tx: reads.settled(tx, after, limit, provider, model, unpriced)
+        )
 
     async def audit(self) -> books.Audit:
         """Check that the books balance, for every account, at one moment."""
-        return await self.database.read(books.audit)
+        return await self.database.unhurried().read(books.audit)
 
     # periodic work
 

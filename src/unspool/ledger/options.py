@@ -44,7 +44,8 @@ class LedgerOptions:
     drain_on_close: float = 10.0
     """Seconds that closing waits for settlements under way."""
     patience: float = 20.0
-    """Seconds for which a transaction is tried again while the database is away."""
+    """Seconds for which what writes is tried again while the database is away, or a model call waits for it. What only
+    reads, or is asked on behalf of a start, a Stop or a seal, has bounds of its own, of three seconds and less."""
     target: str = "default"
     """Whom outbox rows are for: the exporter that delivers them."""
 
