@@ -22,7 +22,8 @@ class LedgerOptions:
     """Nano-USD set aside for a generation when it is admitted, and made up to before each call. 0: whoever is not in
     debt may run, and an estimate is not capped."""
     hold_lease: float = 60.0
-    """Seconds for which a hold stays without being renewed; then it is closed, and its owner starts no more calls."""
+    """Seconds for which a hold stays without being renewed; renewed at every third of it. Then what it holds is given
+    back, until its owner makes a call: an owner may live on while the ledger is away."""
     policy: Policy = "estimate"
     """What is charged for a call that ended before its usage was told. `estimate`: exact input where the provider told
     it, output counted from the text. `drain`: read on in the background for what it will tell. `input_only`: the
