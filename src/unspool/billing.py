@@ -1,17 +1,22 @@
 """What a replica does about money: admit, hold, meter, give back. The ledger does the sums; here is when.
 
-A job without an account costs nobody anything: its model calls are metered all the same, so that its `usage` events
+The ledger is an optional dependency, and this is its boundary: only the store decides who lives. What a seal, a
+take-over, a Stop or a renewal asks here has a bound far below the lease, and is left to the ledger's sweep where the
+ledger fails, in whatever way. Only a start is refused for it.
+
+A job without an account never touches the ledger: its model calls are metered all the same, so that its `usage` events
 tell what they used.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from unspool import events
-from unspool.errors import ConfigurationError, InsufficientBalance, NotFound, UnspoolError
+from unspool.errors import ConfigurationError, Gone, InsufficientBalance, NotFound, StoreUnavailable, UnspoolError
 from unspool.events import DELTAS, Event, Record
 from unspool.jobs import GenerationKey, Job
 from unspool.ledger import Usage, usage_event
@@ -26,14 +31,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger("unspool.billing")
 _T = TypeVar("_T")
 _PAGE: Final = 512
+_ANSWER: Final = 3.0  # seconds that a start waits for the ledger, each time that it asks
+_WAIT: Final = 2.0  # seconds that what ends or continues a generation waits for it, or a sixth of the lease
+_PING: Final = 1.0
+_KEPT: Final = 10_000  # ends that the ledger has not heard of; beyond them, its sweep gives back what they hold
 
 
 class Billing:
     """Between the generations of a replica and the ledger, if there is one."""
 
-    def __init__(self, ledger: Ledger | None, store: JobStore) -> None:
+    def __init__(self, ledger: Ledger | None, store: JobStore, lease: float) -> None:
         self.ledger = ledger
         self._store = store
+        self._wait = min(_WAIT, lease / 6)
+        self._unheard: dict[GenerationKey, None] = {}  # ends that the ledger has not heard of
+        self._failing = False  # the last renewal failed
 
     def _of(self, account: str | None) -> Ledger | None:
         if account is None:
@@ -56,66 +68,135 @@ class Billing:
         return 0 if self.ledger is None else await self.ledger.highest_generation()
 
     async def close(self) -> None:
-        """Finish what is being settled."""
-        if self.ledger is not None:
+        """Finish what is being settled, within the ledger's `drain_on_close`."""
+        if self.ledger is None:
+            return
+        try:
             await self.ledger.close()
+        except Exception:  # noqa: BLE001  (what comes after it must be closed, too)
+            _log.exception("the ledger could not be closed")
 
-    # a generation
+    async def state(self) -> str | None:
+        """The kind of the ledger's database, `unavailable` where it does not answer in a second; None: no ledger."""
+        if self.ledger is None:
+            return None
+        try:
+            async with asyncio.timeout(_PING):
+                await self.ledger.within(_PING).ping()
+        except Exception as error:  # noqa: BLE001  (the boundary)
+            _log.debug("the ledger does not answer: %r", error)
+            return "unavailable"
+        return self.ledger.database.kind
+
+    def statistics(self) -> dict[str, Any]:
+        """Figures for people and metrics: those of the ledger, and whether its database answered last time."""
+        if self.ledger is None:
+            return {}
+        return {"up": not self.ledger.database.health.away, **self.ledger.statistics()}
+
+    # a start, which the ledger may refuse
 
     async def check(self, account: str | None) -> None:
-        """Refuse, before anything has happened, what the balance does not cover. Raises InsufficientBalance."""
+        """Refuse, before anything has happened, what the balance does not cover.
+
+        Raises InsufficientBalance, and StoreUnavailable where the ledger does not answer.
+        """
         ledger = self._of(account)
         if ledger is None or account is None:
             return
-        balance, needed = await ledger.balance(account), ledger.options.hold
+        balance, needed = await _answer(lambda: ledger.within(_ANSWER).balance(account)), ledger.options.hold
         if balance.available - needed < balance.floor:
             raise InsufficientBalance(
                 account=account, balance=balance.posted, held=balance.held, needed=needed, floor=balance.floor
             )
 
     async def admit(self, job: Job) -> None:
-        """Set aside what it may cost. Raises InsufficientBalance."""
-        ledger = self._of(job.account)
-        if ledger is not None and job.account is not None:
-            await ledger.admit(job.key, job.account, epoch=job.lease.epoch)
+        """Set aside what it may cost. Raises InsufficientBalance, and StoreUnavailable."""
+        ledger, account = self._of(job.account), job.account
+        if ledger is not None and account is not None:
+            await _answer(lambda: ledger.within(_ANSWER).admit(job.key, account, epoch=job.lease.epoch))
 
     async def running(self, account: str | None) -> list[GenerationKey]:
-        """The generations that hold something of an account."""
+        """The generations that hold something of an account. Raises StoreUnavailable."""
         ledger = self._of(account)
-        return [] if ledger is None or account is None else await ledger.running(account)
+        if ledger is None or account is None:
+            return []
+        return await _answer(lambda: ledger.within(_ANSWER).running(account))
+
+    # a generation, which it cannot hold up
+
+    @property
+    def renewal(self) -> float:
+        """Seconds between two renewals of holds."""
+        return self.ledger.options.hold_lease / 3 if self.ledger is not None else 0.0
 
     async def renew(self, jobs: Iterable[tuple[Job, int]]) -> None:
-        """Renew what running generations hold, under their owners' epochs."""
+        """Renew what running generations hold, under their owners' epochs, and give back what ended ones do. A ledger
+        that fails is logged once, and once when it is back."""
         epochs = {job.key: epoch for job, epoch in jobs if job.account is not None}
-        if self.ledger is not None and epochs:
-            await self.ledger.renew(epochs)
+        if self.ledger is None or not (epochs or self._unheard):
+            return
+        ledger = self.ledger.within(_ANSWER)
+        try:
+            async with asyncio.timeout(self.renewal):
+                if epochs:
+                    await ledger.renew(epochs)
+                for key in list(self._unheard):
+                    await self._close_again(ledger, key)
+        except Exception as error:  # noqa: BLE001  (the boundary)
+            if not self._failing:
+                _log.warning("holds are not renewed until the ledger is back: %r", error)
+            self._failing = True
+            return
+        if self._failing:
+            _log.warning("holds are renewed again")
+        self._failing = False
+
+    async def _close_again(self, ledger: Ledger, key: GenerationKey) -> None:
+        del self._unheard[key]
+        try:
+            await ledger.close_hold(key)
+        except BaseException:
+            self._unheard[key] = None  # behind the others: it may be its own fault
+            raise
 
     async def take_over(self, job: Job, epoch: int) -> None:
-        """From now on only this epoch may start calls."""
-        if self.ledger is not None and job.account is not None:
-            await self.ledger.take_over(job.key, epoch)
+        """From now on only this epoch may start calls. Where the ledger does not hear of it now, it does by the next
+        renewal or call."""
+        await self._briefly(job, "its hold", lambda ledger: ledger.take_over(job.key, epoch))
 
     async def settle_for_the_dead(self, job: Job, epoch: int, told: set[str]) -> list[Event]:
         """Settle what an owner that is lost left open; the `usage` events of all calls that were not told yet."""
-        if self.ledger is None or job.account is None:
-            return []
-        try:
-            await self.ledger.take_over(job.key, epoch)
-            await self.ledger.reap(job.key)
-            calls = (await self.ledger.usage(job.key)).calls
-        except UnspoolError as error:
-            _log.warning("%s: what its owner left open is left to the ledger's sweep: %s", job.key, error)
-            return []
-        return [event for call in calls if call.call_id not in told and (event := call.event()) is not None]
+
+        async def settle(ledger: Ledger) -> list[Event]:
+            await ledger.take_over(job.key, epoch)
+            await ledger.reap(job.key)
+            calls = (await ledger.usage(job.key)).calls
+            return [event for call in calls if call.call_id not in told and (event := call.event()) is not None]
+
+        return await self._briefly(job, "what its owner left open", settle) or []
 
     async def end(self, job: Job) -> None:
         """It is sealed: give back what it holds."""
+
+        async def close(ledger: Ledger) -> bool:
+            await ledger.close_hold(job.key)
+            return True
+
+        charged = self.ledger is not None and job.account is not None
+        if charged and not await self._briefly(job, "its hold", close) and len(self._unheard) < _KEPT:
+            self._unheard[job.key] = None
+
+    async def _briefly(self, job: Job, what: str, work: Callable[[Ledger], Awaitable[_T]]) -> _T | None:
+        """Ask the ledger on behalf of what must not wait for it; None where it has no answer in time."""
         if self.ledger is None or job.account is None:
-            return
+            return None
         try:
-            await self.ledger.close_hold(job.key)
-        except UnspoolError as error:
-            _log.warning("%s: its hold is left to the ledger's sweep: %s", job.key, error)
+            async with asyncio.timeout(self._wait):
+                return await work(self.ledger.within(self._wait))
+        except Exception as error:  # noqa: BLE001  (the boundary: a ledger that fails takes no generation down)
+            _log.warning("%s: %s is left to the ledger's sweep: %r", job.key, what, error)
+            return None
 
     # a model call
 
@@ -147,9 +228,22 @@ class Billing:
                 if not page.records or (page.sealed and page.records[-1].offset == page.last_offset):
                     break
                 after = page.records[-1].offset
-        except NotFound:
+        except (NotFound, Gone):
             return None
         return told if told is not None else estimate(None, call.input_tokens, tokens_of(size))
+
+
+async def _answer(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """The ledger's answer to a start. Raises what a ledger raises, and StoreUnavailable for everything else."""
+    try:
+        async with asyncio.timeout(_ANSWER):
+            return await ask()
+    except UnspoolError:
+        raise
+    except Exception as error:
+        if not isinstance(error, TimeoutError):
+            _log.exception("the ledger failed")
+        raise StoreUnavailable("the ledger does not answer") from error
 
 
 def _under_way(before: bool, record: Record, data: dict[str, Any], call: CallRecord) -> bool:

@@ -74,7 +74,7 @@ class GenerationManager:
         if store is None or transport is None:
             store, transport = backends.connect("memory://", self.options)
         self.store = store
-        self.billing = Billing(ledger, store)
+        self.billing = Billing(ledger, store, self.options.lease)
         self._transport = transport
         self._name = replica or f"replica-{secrets.token_hex(4)}"
         self._tasks = Tasks()
@@ -391,4 +391,5 @@ class GenerationManager:
             "tails": len(replica.tails),
             "viewers": len(replica.viewers),
             "totals": dict(replica.settler.totals),
+            "ledger": self.billing.statistics(),
         }

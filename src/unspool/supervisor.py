@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Supervisor:
-    """Four loops over one replica: none waits for another, and each survives a store that is away."""
+    """Loops over one replica: none waits for another, and each survives a store that is away."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -36,8 +36,10 @@ class Supervisor:
         self._thorough = True  # a clock may have been put back since this replica last judged
 
     def start(self) -> None:
-        options = self._replica.options
+        options, billing = self._replica.options, self._replica.billing
         self._watch = StoreWatch(options.lease, options.sweep, self._now())
+        if billing.ledger is not None:
+            self._tasks.append(asyncio.create_task(self._every(billing.renewal, self.hold), name="unspool hold"))
         for name, seconds, work in (
             ("renew", options.lease / 3, self.renew),
             ("sweep", options.sweep, self.sweep),
@@ -74,7 +76,6 @@ class Supervisor:
         async for runs in _pieces(replica.runs.values()):
             leases = [(run.key, run.epoch) for run in runs]
             found = await replica.store.renew(replica.name, leases, replica.options.lease)
-            await replica.billing.renew((run.job, run.epoch) for run in runs)
             for run, renewal in zip(runs, found, strict=True):
                 if run.done.is_set():
                     continue
@@ -82,6 +83,11 @@ class Supervisor:
                     run.lose()
                 elif renewal.abort is not None:
                     run.stop(Aborted(renewal.abort.by, renewal.abort.reason))
+
+    async def hold(self) -> None:
+        """Renew what the runs hold of their accounts: a loop of its own, since a ledger may hang."""
+        runs = list(self._replica.runs.values())
+        await self._replica.billing.renew((run.job, run.epoch) for run in runs)
 
     async def sweep(self) -> None:
         """End what is stalled or too long, take over what has no owner."""

@@ -19,6 +19,7 @@ from unspool import Limits, Options, errors, events
 from unspool.http import StreamOptions
 from unspool.http.metrics import _Replica
 from unspool.http.requests import MAX_BODY
+from unspool.ledger import Ledger
 from unspool.terminals import INTERRUPTED, OWNER_LOST, SAVE_FAILED
 
 PAGES: Final = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
@@ -89,7 +90,7 @@ def test_log_lines_are_those_of_the_code() -> None:
 
 async def test_metrics_are_those_of_the_code() -> None:
     """The table has every one that a replica tells; and what else operators are pointed at is there, too."""
-    async with unspool.GenerationManager() as manager:
+    async with unspool.GenerationManager(ledger=Ledger("sqlite://")) as manager:
         samples = [sample.name for metric in _Replica(manager).collect() for sample in metric.samples]
     told = [name.partition("{")[0] for names, _ in rows("docs/operations.md", "### Metrics") for name in code(names)]
     assert sorted(told) == sorted(set(samples))

@@ -125,8 +125,36 @@ class PostgresServer:
         said = (self.folder / "log").read_text()
         return "database system is ready to accept connections" in said
 
+    def _all(self) -> list[int]:
+        """The server's processes, those of its connections included."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+    def freeze(self) -> None:
+        """Stop every process where it stands: connections are accepted by the kernel, and answered by none."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # first: then it makes no more
+        for pid in self._all():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on. Harmless where they are not frozen."""
+        for pid in self._all():
+            os.kill(pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill it as a power cut would; `start` brings it back with what was committed."""
+        if self._process is not None:
+            for pid in self._all():
+                os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            (self.folder / "data/postmaster.pid").unlink(missing_ok=True)
+
     def stop(self) -> None:
         if self._process is not None:
+            self.thaw()
             self._process.send_signal(signal.SIGINT)  # do not wait for clients
             try:
                 self._process.wait(PATIENCE)

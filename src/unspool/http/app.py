@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -34,6 +35,8 @@ CLIENT: Final = next(
     (path for path in (WEB / "client", WEB.parents[2] / "clients/js/src") if path.is_dir()), WEB / "client"
 )
 """The JavaScript client that the page is made with: a wheel carries it beside the page, a checkout in its own place."""
+
+_PING: Final = 1.0  # seconds in which the store must answer a probe
 
 _PAGE_HEADERS: Final = {
     "content-security-policy": (
@@ -78,12 +81,17 @@ def create_app(
 
     async def readyz(_: Request) -> Response:
         try:
-            await manager.store.ping()
+            async with asyncio.timeout(_PING):
+                await manager.store.ping()
         except StoreUnavailable as error:
             return problem(error)
+        except TimeoutError:
+            return problem(StoreUnavailable(f"the store does not answer within {_PING:g} s"))
         if manager.closing:
             return _json({"status": "closing"}, 503)
-        return _json({"status": "ready", "store": manager.store.kind})
+        ledger = await manager.billing.state()  # which runs can do without: it is told, and decides nothing
+        told = {} if ledger is None else {"ledger": ledger}
+        return _json({"status": "ready", "store": manager.store.kind, **told})
 
     async def tell_about(_: Request) -> Response:
         known = {"name": "unspool", "version": version("unspool"), "model": None, "note": None}

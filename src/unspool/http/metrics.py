@@ -46,6 +46,14 @@ class _Replica(Collector):
             if status.settled:
                 settled.add_metric([status], totals.get(status, 0))
         yield settled
+        ledger: dict[str, int] = found["ledger"]
+        for name, what in (
+            ("up", "Whether the ledger's database answered last time."),
+            ("pending", "Tasks of the ledger under way: settlements above all."),
+            ("setbacks", "Calls and holds that the ledger's sweep could not settle, and tries again."),
+        ):
+            if name in ledger:
+                yield GaugeMetricFamily(f"unspool_ledger_{name}", what, value=ledger[name])
 
 
 def metrics(manager: GenerationManager) -> Callable[[Request], Awaitable[Response]]:

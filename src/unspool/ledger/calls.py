@@ -12,7 +12,7 @@ from unspool.errors import CallStarted, Fenced, InvalidArgument, NotFound, Unspo
 from unspool.events import Event
 from unspool.ledger.database import Transaction
 from unspool.ledger.entries import Posting, post
-from unspool.ledger.holds import LOCK_HOLD, OPEN, hold_of, top_up
+from unspool.ledger.holds import LOCK_HOLD, OPEN, hold_of, take_over, top_up
 from unspool.ledger.prices import Price, Pricer
 from unspool.ledger.rules import RULES, Source, Step, fingerprint, keepable, restored, stored
 from unspool.ledger.tables import hold, model_call
@@ -86,17 +86,23 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
         )  # fmt: skip
 
 
-def start(tx: Transaction, call: CallStart) -> None:
-    """Write the intent. Raises CallStarted, Fenced, InsufficientBalance: then nothing may be sent."""
+def start(tx: Transaction, call: CallStart, lease: float) -> None:
+    """Write the intent. A hold that has run out, or has not heard of a take-over, is opened again for `lease` seconds.
+
+    Raises CallStarted, Fenced, InsufficientBalance: then nothing may be sent.
+    """
     # The hold comes first here: a call that is being made can only be waited for by another start of the same call,
     # which wants the same hold first. Everywhere else the order is call, hold, account.
     found = tx.first(LOCK_HOLD, {"whose": call.generation})
-    if found is None or found.state != OPEN or found.epoch != call.epoch:
+    if found is None or found.state != OPEN or found.epoch > call.epoch:
         raise Fenced(f"{call.generation} has no open hold under epoch {call.epoch}; the call must not be sent")
     ceiling = max(found.remaining, call.hold)  # what an estimate may come to
     context = {"token": call.token, "input_tokens": call.input_tokens, "ceiling": ceiling or None}
     row = {name: getattr(call, name) for name in _GIVEN}
     if tx.insert_new(model_call, row | {"account_id": found.account_id, "state": "started", "context": context}):
+        # By this process's clock; where that is slow, the next renewal does it.
+        if found.epoch < call.epoch or found.expires_at < call.started_at:
+            take_over(tx, call.generation, call.epoch, lease)
         top_up(tx, hold_of(found), call.hold)
         return
     there = tx.first(_CALL, {"wanted": call.call_id})

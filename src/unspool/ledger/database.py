@@ -2,50 +2,41 @@
 
 A transaction runs in a task of the ledger's own, so that no cancellation tears a connection; it is repeated, with the
 same keys, after a deadlock, a serialisation failure, a busy file or a lost connection. Whatever it does must therefore
-be idempotent: the connection may have been lost after the commit.
+be idempotent: the connection may have been lost after the commit. Every transaction has its time, however the database
+fails: away, frozen, locked or slow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Executable,
-    Insert,
-    Interval,
-    Table,
-    create_engine,
-    event,
-    func,
-    literal,
-)
+from sqlalchemy import ColumnElement, Connection, Executable, Insert, Interval, Table, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import StaticPool
 
 from unspool.errors import ConfigurationError, StoreUnavailable
+from unspool.ledger.engines import TRY, Postgres, Sqlite, contended, passing
 from unspool.ledger.owned import OwnedTasks
-from unspool.ledger.tables import Instant, to_json
+from unspool.ledger.tables import Instant
 
+_log = logging.getLogger("unspool.ledger")
 T = TypeVar("T")
 
-_POOL: Final = 10
+_LONG: Final = 600.0  # seconds for a try of what looks at whole tables
+_ANSWER: Final = 3.0  # seconds for what only reads: a caller waits for it
+_LEAST: Final = 1.0  # seconds for a try, however little patience is left
 _PAUSES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds between two tries; the last is repeated
-_RETRIED: Final = ("08", "40", "53", "57P")  # connection lost, rolled back, no resources, server going away
-_BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED
 
 
 class Transaction:
@@ -96,7 +87,7 @@ class Database:
     """Where a ledger lives: `sqlite://` (in memory), `sqlite:///file.db` or `postgresql://…`.
 
     `clock`: in the place of the database's own, for tests. `patience`: seconds for which a transaction is repeated
-    before StoreUnavailable is raised.
+    before StoreUnavailable is raised; one that only reads has three at most.
 
     Raises ConfigurationError for another URL, and where a driver is not installed.
     """
@@ -111,16 +102,22 @@ class Database:
         rng: random.Random | None = None,
     ) -> None:
         self.url = _driver_url(url)
-        self.sqlite = self.url.get_backend_name() == "sqlite"
-        self._closed = False
+        self.sqlite = self.kind == "sqlite"
+        self.health = Health()
         self._tasks = tasks
         self._clock = clock
-        self._patience = patience
+        self._patience = {True: min(patience, _ANSWER), False: patience}  # of what reads, of what writes
+        self._least, self._most = _LEAST, TRY  # seconds for one try
         self._rng = rng or random.Random()
-        self._engine: _Sqlite | _Postgres = _Sqlite(self.url) if self.sqlite else _Postgres(self.url)
+        self._engine: Sqlite | Postgres = Sqlite(self.url) if self.sqlite else Postgres(self.url)
 
     def __repr__(self) -> str:
         return f"<Database {self.url.render_as_string(hide_password=True)}>"
+
+    @property
+    def kind(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self.url.get_backend_name()
 
     @property
     def file(self) -> Path | None:
@@ -130,103 +127,103 @@ class Database:
 
     async def close(self) -> None:
         """Give back every connection. An in-memory ledger is gone with it. Idempotent."""
-        if self._closed:
+        if self._engine.closed:
             return
-        self._closed = True
+        self._engine.closed = True
         await self._engine.close()
 
+    def within(self, seconds: float) -> Self:
+        """The same database for a caller with a bound of its own: each transaction has so many seconds, all its tries
+        included, and one try may take them all."""
+        bounded = copy(self)
+        bounded._patience = {True: seconds, False: seconds}
+        bounded._least, bounded._most = 0.0, seconds
+        return bounded
+
+    def unhurried(self) -> Self:
+        """The same database for what looks at whole tables, an audit or a migration: one try has ten minutes."""
+        unhurried = copy(self)
+        unhurried._least = unhurried._most = _LONG
+        return unhurried
+
     async def write(self, work: Work[T]) -> T:
-        """Run `work` in a transaction of its own, to its commit. Raises what it raises, and StoreUnavailable."""
+        """Run `work` in a transaction of its own, to its commit. Raises what it raises, and StoreUnavailable: then it
+        was rolled back, unless the connection was lost while it was being committed."""
         return await self._tasks.run(self._repeat(work, False))
 
     async def read(self, work: Work[T]) -> T:
         """The same for `work` that only reads, and sees the state of one moment."""
         return await self._tasks.run(self._repeat(work, True))
 
+    async def ping(self) -> None:
+        """Make sure that the database takes writes. Raises StoreUnavailable, and what is not foreseen."""
+        try:
+            await self.write(lambda tx: tx.first(select(1)))
+        except Exception as error:
+            self.health.failed(False, error)
+            raise
+
     async def _repeat(self, work: Work[T], reads: bool) -> T:
-        if self._closed:
+        if self._engine.closed:
             raise StoreUnavailable("the ledger is closed")
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + self._patience[reads]
         tries = 0
         while True:
+            seconds = max(self._least, min(self._most, until - time.monotonic()))
+            pause = _PAUSES[min(tries, len(_PAUSES) - 1)] * (0.5 + self._rng.random())
             try:
-                return await self._engine.run(lambda connection: work(Transaction(connection, self._clock)), reads)
+                async with asyncio.timeout(seconds):
+                    found = await self._engine.run(
+                        lambda connection: work(Transaction(connection, self._clock)), reads, seconds
+                    )
             except (DBAPIError, OSError, PoolTimeout) as error:
-                if not _passing(error):
+                if not passing(error):
                     if isinstance(error, OperationalError):
-                        raise StoreUnavailable(f"the ledger's database refused: {error.orig}") from error
+                        raise self._unavailable(f"refuses: {error.orig}", error, reads) from error
                     raise
-                if time.monotonic() >= until:
-                    raise StoreUnavailable("the ledger's database cannot be reached") from error
-            pause = _PAUSES[min(tries, len(_PAUSES) - 1)]
-            await asyncio.sleep(pause * (0.5 + self._rng.random()))
+                if time.monotonic() + pause >= until:
+                    raise self._unavailable("cannot be reached", error, reads) from error
+            else:
+                self.health.answered(reads)
+                return found
+            await asyncio.sleep(pause)
             tries += 1
 
-
-class _Sqlite:
-    """One thread with one connection: SQLite has one writer, and a transaction is one way there and back."""
-
-    def __init__(self, url: URL) -> None:
-        self._engine = create_engine(url, poolclass=StaticPool, pool_reset_on_return=None)
-        self._reader = self._engine.execution_options(unspool_read=True)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="unspool-ledger")
-        event.listen(self._engine, "connect", self._prepare)
-        event.listen(self._engine, "begin", self._begin)
-
-    async def run(self, work: Callable[[Connection], T], reads: bool) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work, reads)
-
-    def _transact(self, work: Callable[[Connection], T], reads: bool) -> T:
-        with (self._reader if reads else self._engine).begin() as connection:
-            return work(connection)
-
-    async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
-        self._thread.shutdown()
-
-    @staticmethod
-    def _prepare(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself
-        for pragma in ("busy_timeout = 5000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @staticmethod
-    def _begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get("unspool_read", False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    def _unavailable(self, how: str, error: Exception, reads: bool) -> StoreUnavailable:
+        if not contended(error):
+            self.health.failed(reads, error)
+        return StoreUnavailable(f"the ledger's database {how}")
 
 
-class _Postgres:
-    """A pool of its own. READ COMMITTED suffices for what writes: every row that counts is locked first."""
+class Health:
+    """Whether a database answers, as its transactions find it: logged when that changes, not each time."""
 
-    def __init__(self, url: URL) -> None:
-        try:
-            self._engine = create_async_engine(
-                url, pool_size=_POOL, max_overflow=0, pool_timeout=10, isolation_level="READ COMMITTED",
-                json_serializer=to_json,
-            )  # fmt: skip
-        except ImportError as error:
-            raise ConfigurationError(
-                f"ledger: PostgreSQL needs the extra: pip install 'unspool[postgres]' ({error})"
-            ) from error
-        self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+    def __init__(self) -> None:
+        self._failing: set[bool] = set()  # True: what reads, False: what writes; a locked file can still be read
+        self._back = float("-inf")
 
-    async def run(self, work: Callable[[Connection], T], reads: bool) -> T:
-        async with (self._reader if reads else self._engine).begin() as connection:
-            return await connection.run_sync(work)
+    @property
+    def away(self) -> bool:
+        """The last transaction of a kind failed."""
+        return bool(self._failing)
 
-    async def close(self) -> None:
-        await self._engine.dispose()
+    @property
+    def steady(self) -> float:
+        """Seconds for which it has answered since it was last away."""
+        return 0.0 if self._failing else time.monotonic() - self._back
 
+    def failed(self, reads: bool, error: Exception) -> None:
+        if not self._failing:
+            _log.warning("the ledger's database is away; what is owed is settled when it is back: %r", error)
+        self._failing.add(reads)
 
-def _passing(error: Exception) -> bool:
-    """Whether the same transaction may well succeed when it is tried again."""
-    if not isinstance(error, DBAPIError):
-        return True
-    code = getattr(error.orig, "sqlstate", None)
-    if code:
-        return str(code).startswith(_RETRIED)
-    return error.connection_invalidated or getattr(error.orig, "sqlite_errorcode", None) in _BUSY
+    def answered(self, reads: bool) -> None:
+        if not self._failing:
+            return
+        self._failing -= {True} if reads else {True, False}
+        if not self._failing:
+            self._back = time.monotonic()
+            _log.warning("the ledger's database is back")
 
 
 def _driver_url(text: str) -> URL:

@@ -1,4 +1,8 @@
-"""Holds: what a generation may spend, set aside while it runs. Leased, topped up, and closed once."""
+"""Holds: what a generation may spend, set aside while it runs. Leased, topped up, and closed once, by its seal.
+
+A hold whose lease has run out gives back what it has and stays open, for the ledger does not know who lives: its owner
+may only have been cut off from the ledger, and opens it again by a renewal or its next call.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ _GIVE_BACK: Final = (
 _RAISE: Final = (
     update(hold).where(hold.c.generation == bindparam("whose")).values(remaining=hold.c.remaining + bindparam("more"))
 )
+_EMPTY: Final = update(hold).where(hold.c.generation == bindparam("whose")).values(remaining=0)
 _CLOSE: Final = update(hold).where(hold.c.generation == bindparam("whose")).values(remaining=0, state=CLOSED)
 _ACCOUNT: Final = select(account).where(account.c.account_id == bindparam("whose"))
 
@@ -109,7 +114,13 @@ def renew(tx: Transaction, epochs: Mapping[str, int], lease: float) -> Sequence[
         return []
     mine = tuple_(hold.c.generation, hold.c.epoch).in_(list(epochs.items()))
     statement = update(hold).where(mine, hold.c.state == OPEN).values(expires_at=tx.later(lease))
-    return [row.generation for row in tx.all(statement.returning(hold.c.generation))]
+    renewed = {row.generation for row in tx.all(statement.returning(hold.c.generation))}
+    # The others are closed, or have not heard of a take-over.
+    return [
+        generation
+        for generation, epoch in epochs.items()
+        if generation in renewed or take_over(tx, generation, epoch, lease)
+    ]
 
 
 def take_over(tx: Transaction, generation: str, epoch: int, lease: float) -> bool:
@@ -119,15 +130,21 @@ def take_over(tx: Transaction, generation: str, epoch: int, lease: float) -> boo
     return tx.first(taken) is not None
 
 
-def expired(tx: Transaction, limit: int) -> Sequence[str]:
-    """Generations whose owners let their holds run out."""
-    statement = select(hold.c.generation).where(hold.c.state == OPEN, hold.c.expires_at < tx.now())
-    return [row.generation for row in tx.all(statement.order_by(hold.c.expires_at).limit(limit))]
+def expired(tx: Transaction, behind: str, limit: int) -> Sequence[str]:
+    """Generations whose holds have run out with something in them, in their order, behind one of them."""
+    late = select(hold.c.generation).where(hold.c.state == OPEN, hold.c.expires_at < tx.now(), hold.c.remaining > 0)
+    page = late.where(hold.c.generation > behind).order_by(hold.c.generation).limit(limit)
+    return [row.generation for row in tx.all(page)]
 
 
-def close_expired(tx: Transaction, generation: str) -> bool:
-    """Close a hold if it is still expired now that it is locked."""
-    late = select(hold.c.generation).where(hold.c.generation == generation, hold.c.expires_at < tx.now())
-    if tx.first(late.with_for_update()) is None:
+def lapse(tx: Transaction, generation: str) -> bool:
+    """Give back what a hold has, if it is still expired now that it is locked. It stays open."""
+    late = select(hold).where(
+        hold.c.generation == generation, hold.c.state == OPEN, hold.c.expires_at < tx.now(), hold.c.remaining > 0
+    )
+    found = tx.first(late.with_for_update())
+    if found is None:
         return False
-    return close(tx, generation) is not None
+    tx.run(_EMPTY, {"whose": generation})
+    tx.run(_GIVE_BACK, {"whose": found.account_id, "rest": found.remaining})
+    return True

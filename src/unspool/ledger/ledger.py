@@ -8,10 +8,11 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from types import TracebackType
 from typing import Any, Final, Self
 
-from unspool.errors import InvalidArgument, StoreUnavailable, UnspoolError, UsageConflict
+from unspool.errors import InvalidArgument, UnspoolError, UsageConflict
 from unspool.jobs import GenerationKey, check_id
 from unspool.ledger import accounts, calls, holds, reads, reaper, schema
 from unspool.ledger import audit as books
@@ -29,11 +30,12 @@ from unspool.ledger.owned import OwnedTasks
 from unspool.ledger.prices import Pricer, Prices
 from unspool.ledger.reads import Balance, CallRecord, GenerationUsage, Page
 from unspool.ledger.rules import Source, check_word
+from unspool.ledger.setbacks import Setbacks
 from unspool.ledger.usage import LARGEST, Usage, normalise
 
 _log = logging.getLogger("unspool.ledger")
 _NOTHING: Final = Usage()
-_BATCH: Final = 100  # rows that one sweep takes at most
+_CLOSING: Final = 5.0  # seconds that periodic work and the exporter may take to end
 _LARGEST_PAGE: Final = 1000
 
 
@@ -48,7 +50,7 @@ class Ledger:
 
     Enter it, or `open` and `close` it. Amounts are integer nano-USD: `nano("0.10")`. Everything runs in tasks of its
     own: a caller that is cancelled leaves nothing half done. Any call raises StoreUnavailable when the database stays
-    away.
+    away: what reads within three seconds, what writes within `patience`, or both as `within` says.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Ledger:
         self._rng = rng or random.Random()
         self.database = Database(url, self._tasks, clock=clock, patience=self.options.patience, rng=self._rng)
         self._pricer = pricer or Prices()
-        self._report = report or _log_report
+        self.report = report or _log_report
         self._delivery = None if exporter is None else self.delivery(exporter)
         self._workers: list[asyncio.Task[None]] = []
-        self._desk = Desk(self._start, self._settle, self._report, self._tasks, self.options, counter)
+        self.setbacks = Setbacks(self._clock, self._rng)
+        """What the sweep could not settle, by the names of calls and generations."""
+        self._desk = Desk(self._start, self._settle, self.report, self._tasks, self.options, counter)
 
     @classmethod
     def from_url(cls, url: str, **settings: Any) -> Self:
@@ -92,21 +96,25 @@ class Ledger:
         Raises ConfigurationError where the tables are not there or are of another version: `unspool ledger migrate`.
         """
         await schema.check(self.database)
-        self._workers.append(asyncio.create_task(self._sweep_for_ever()))
+        self._workers.append(asyncio.create_task(reaper.sweep_for_ever(self, self._rng)))
         if self._delivery is not None:
             self._workers.append(asyncio.create_task(self._delivery.run(self.options.deliver_every)))
 
     async def close(self, deadline: float | None = None) -> bool:
         """Finish the settlements under way, for `deadline` seconds (else `drain_on_close`), and give back the database.
-        Whether all were finished. Idempotent."""
+        Whether all were finished. Bounded, however the database fails. Idempotent."""
         for worker in self._workers:
             worker.cancel()
         if self._workers:
-            await asyncio.wait(self._workers)
+            await asyncio.wait(self._workers, timeout=_CLOSING)
         self._workers.clear()
         left = await self._tasks.drain(self.options.drain_on_close if deadline is None else deadline)
         if self._delivery is not None:
-            await self._delivery.exporter.close()
+            try:
+                async with asyncio.timeout(_CLOSING):
+                    await self._delivery.exporter.close()
+            except Exception:  # noqa: BLE001  (the application's own)
+                _log.exception("the exporter could not be closed")
         await self.database.close()
         return left == 0
 
@@ -124,11 +132,26 @@ class Ledger:
         await self.close()
 
     def statistics(self) -> dict[str, int]:
-        """Figures for people and metrics: tasks under way, entries delivered and refused."""
-        found = {"pending": len(self._tasks)}
+        """Figures for people and metrics: tasks under way, calls and holds that the sweep could not settle, entries
+        delivered and refused."""
+        found = {"pending": len(self._tasks), "setbacks": len(self.setbacks.items)}
         if self._delivery is not None:
             found |= {"delivered": self._delivery.delivered, "refused": self._delivery.failed}
         return found
+
+    def within(self, seconds: float) -> Self:
+        """The same ledger for a caller that cannot wait: each transaction is done in so many seconds, or not at all."""
+        bounded = copy(self)
+        bounded.database = self.database.within(seconds)
+        return bounded
+
+    def now(self) -> float:
+        """Unix seconds, by this process's clock or the one that was given."""
+        return self._clock()
+
+    async def ping(self) -> None:
+        """Make sure that the database takes writes. Raises StoreUnavailable."""
+        await self.database.ping()
 
     # a generation's money
 
@@ -144,8 +167,8 @@ class Ledger:
         return await self.database.write(lambda tx: holds.admit(tx, str(key), account, held, epoch, lease))
 
     async def renew(self, epochs: Mapping[GenerationKey, int]) -> set[str]:
-        """Renew the holds of running generations under their owners' epochs, in one statement. Those that were renewed,
-        as `str(key)`: the others are closed, or somebody else's by now."""
+        """Renew the holds of running generations under their owners' epochs, also those that have run out. Those that
+        were renewed, as `str(key)`: the others are closed, or another owner's by now."""
         named = {str(key): epoch for key, epoch in epochs.items()}
         lease = self.options.hold_lease
         return set(await self.database.write(lambda tx: holds.renew(tx, named, lease)))
@@ -210,7 +233,7 @@ class Ledger:
         try:
             return await self._settle(call_id, told, source)
         except UsageConflict as error:
-            self._report(error)
+            self.report(error)
             raise
 
     async def void(self, call_id: str) -> Charge:
@@ -283,74 +306,43 @@ class Ledger:
 
     async def highest_generation(self) -> int:
         """The highest number of any generation that was ever admitted: a store that forgets must not use it again."""
-        return await self.database.read(reads.highest)
+        return await self.database.unhurried().read(reads.highest)
 
     async def settled_calls(
         self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,
         unpriced: bool = False,
     ) -> list[CallRecord]:  # fmt: skip
         """Settled calls whose ids come behind `after`, in their order: what there is to re-rate."""
-        return await self.database.read(lambda tx: reads.settled(tx, after, limit, provider, model, unpriced))
+        return await self.database.unhurried().read(
+            lambda tx: reads.settled(tx, after, limit, provider, model, unpriced)
+        )
 
     async def audit(self) -> books.Audit:
         """Check that the books balance, for every account, at one moment."""
-        return await self.database.read(books.audit)
+        return await self.database.unhurried().read(books.audit)
 
     # periodic work
 
     async def sweep(self) -> int:
-        """Close the holds that ran out and settle the calls that nobody settles; how many calls."""
-        for generation in await self.database.read(lambda tx: holds.expired(tx, _BATCH)):
-            await self.database.write(lambda tx, late=generation: holds.close_expired(tx, late))
-        options, now = self.options, self._clock()
-        found = await self.database.read(
-            lambda tx: reaper.stale(tx, now, options.stale_after, options.oldest_call, _BATCH)
-        )
-        return sum([await self._reap(call) for call in found])
+        """Give back what expired holds have, and settle the calls that their processes left open; how many calls.
+
+        One that fails holds up no other: it is counted in `setbacks`, and tried again later and later.
+        """
+        return await reaper.sweep(self)
 
     async def reap(self, key: GenerationKey) -> int:
         """Settle at once every open call of a generation whose process is known to be dead; how many they were."""
-        open_calls = [call for call in (await self.usage(key)).calls if call.state == "started"]
-        return sum([await self._reap(call) for call in open_calls])
+        return await reaper.reap(self, key)
 
     def delivery(self, exporter: Exporter) -> Delivery:
         """A worker that takes outbox rows to an exporter."""
         return Delivery(self.database, exporter, self.options.target, clock=self._clock, rng=self._rng)
 
-    async def _reap(self, call: CallRecord) -> bool:
-        """Settle a call that its process left open; whether this did it."""
-        usage: Usage | None = None
-        if self.recall is not None:
-            try:
-                usage = await self.recall(call)
-            except Exception:  # noqa: BLE001  (the application's own; the next sweep asks again)
-                _log.exception("call %s stays open: what is remembered of it could not be read", call.call_id)
-                return False
-        try:
-            charge = await self.settle(call.call_id, usage or reaper.remembered(call))
-        except InvalidArgument as error:  # what is remembered is not believed
-            self._report(error)
-            charge = await self.settle(call.call_id, reaper.remembered(call))
-        except UsageConflict:
-            return False  # the provider's word came at the same time; reported
-        _log.info("call %s was left open: %s", call.call_id, charge.outcome)
-        return charge.outcome != "duplicate"
-
-    async def _sweep_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self.options.sweep * (0.5 + self._rng.random()))
-            try:
-                await self.sweep()
-            except StoreUnavailable as error:
-                _log.warning("the sweep of the ledger waits for the database: %s", error)
-            except Exception:  # noqa: BLE001  (the application's own `recall`; the next sweep tries again)
-                _log.exception("the sweep of the ledger failed")
-
     # the desk of metered calls
 
     async def _start(self, intent: CallStart) -> None:
         self._pricer.price(_NOTHING, provider=intent.provider, model=intent.model, at=intent.started_at)
-        await self.database.write(lambda tx: calls.start(tx, intent))
+        await self.database.write(lambda tx: calls.start(tx, intent, self.options.hold_lease))
 
     async def _settle(self, call_id: str, usage: Usage | None, source: Source) -> Charge:
         pricer, now, target = self._pricer, self._clock(), self.options.target

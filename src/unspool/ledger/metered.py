@@ -24,6 +24,8 @@ from unspool.ledger.usage import Usage
 
 _log = logging.getLogger("unspool.ledger")
 _AGAIN: Final = 1.0  # seconds before a settlement is tried again whose database is away
+_FAILURES: Final = 60  # times that a settlement is tried again which fails for a reason that is not foreseen
+_CUT: Final = 1.0  # seconds that a cancelled block waits for its settlement: a Stop waits for the block
 T = TypeVar("T")
 
 
@@ -44,8 +46,9 @@ class MeteredCall:
 
     Entering writes the intent; raises CallStarted, Fenced, InsufficientBalance, UnknownPrice, and StoreUnavailable, and
     then nothing may be sent. Leaving settles, whether the block ends, fails or is cancelled: in a task of the ledger's
-    own, which leaving waits for, for `settle_wait` seconds at most. What goes wrong there is reported to the ledger's
-    `report`, never raised: the answer is there, and the charge is not the answer's concern.
+    own, which leaving waits for, for `settle_wait` seconds at most, or for one second when it is cancelled. What goes
+    wrong there is reported to the ledger's `report`, never raised: the answer is there, and the charge is not the
+    answer's concern.
 
     `charge`: what it came to, None until it is settled.
     """
@@ -115,7 +118,10 @@ class MeteredCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         finishing = self._desk.tasks.spawn(self._finish(cut=error is not None or not self._ended))
-        await asyncio.wait({finishing}, timeout=self._desk.options.settle_wait)
+        patience = self._desk.options.settle_wait
+        if isinstance(error, asyncio.CancelledError) and self._pump is None:
+            patience = min(patience, _CUT)
+        await asyncio.wait({finishing}, timeout=patience)
 
     async def _start(self) -> None:
         await self._desk.start(self._intent)
@@ -143,6 +149,7 @@ class MeteredCall:
             _log.exception("call %s could not be settled; its usage: %s", self.call_id, self._meter.usage)
 
     async def _settle(self, usage: Usage | None, source: Source) -> Charge:
+        failures = 0
         while True:
             try:
                 return await self._desk.settle(self.call_id, usage, source)
@@ -150,10 +157,19 @@ class MeteredCall:
                 if self._desk.tasks.closed:
                     _log.error("call %s is left unsettled; its usage: %s", self.call_id, usage)
                     raise
-                _log.warning("call %s waits for the database: %s", self.call_id, error)
+                if failures == 0:
+                    _log.warning("call %s waits for the database: %s", self.call_id, error)
+            except UnspoolError:
+                raise
+            except Exception:
+                if failures == _FAILURES or self._desk.tasks.closed:
+                    raise
+                if failures == 0:
+                    _log.exception("call %s could not be settled, and is tried again", self.call_id)
             except asyncio.CancelledError:
                 _log.error("call %s is left unsettled; its usage: %s", self.call_id, usage)
                 raise
+            failures += 1
             await asyncio.sleep(_AGAIN)
 
     async def _outcome(self, cut: bool) -> tuple[Usage | None, Source]:

@@ -22,7 +22,8 @@ class LedgerOptions:
     """Nano-USD set aside for a generation when it is admitted, and made up to before each call. 0: whoever is not in
     debt may run, and an estimate is not capped."""
     hold_lease: float = 60.0
-    """Seconds for which a hold stays without being renewed; then it is closed, and its owner starts no more calls."""
+    """Seconds for which a hold stays without being renewed; renewed at every third of it. Then what it holds is given
+    back, until its owner makes a call: an owner may live on while the ledger is away."""
     policy: Policy = "estimate"
     """What is charged for a call that ended before its usage was told. `estimate`: exact input where the provider told
     it, output counted from the text. `drain`: read on in the background for what it will tell. `input_only`: the
@@ -44,7 +45,8 @@ class LedgerOptions:
     drain_on_close: float = 10.0
     """Seconds that closing waits for settlements under way."""
     patience: float = 20.0
-    """Seconds for which a transaction is tried again while the database is away."""
+    """Seconds for which what writes is tried again while the database is away, or a model call waits for it. What only
+    reads, or is asked on behalf of a start, a Stop or a seal, has bounds of its own, of three seconds and less."""
     target: str = "default"
     """Whom outbox rows are for: the exporter that delivers them."""
 

@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol
 import msgspec
 from sqlalchemy import bindparam, or_, select, update
 
+from unspool.errors import StoreUnavailable
 from unspool.ledger.database import Database, Transaction
+from unspool.ledger.setbacks import pause
 from unspool.ledger.tables import outbox
 
 _log = logging.getLogger("unspool.ledger")
 
-_FIRST_PAUSE: Final = 1.0  # seconds after the first failure; doubled with each
-_LONGEST_PAUSE: Final = 3600.0
 _BATCH: Final = 50
 
 _DELIVERED: Final = (
@@ -72,19 +72,27 @@ class Delivery:
     async def deliver(self) -> int:
         """Deliver what is due now, one batch; how many were taken in hand."""
         parcels = await self._database.write(self._claim)
-        results = await asyncio.gather(*(self._send(parcel) for parcel in parcels))
-        self.delivered += sum(results)
-        self.failed += len(results) - sum(results)
+        # What cannot be ticked off comes again when its lease has run out, and fails alone.
+        results = await asyncio.gather(*(self._send(parcel) for parcel in parcels), return_exceptions=True)
+        delivered = results.count(True)
+        self.delivered += delivered
+        self.failed += len(results) - delivered
         return len(parcels)
 
     async def run(self, every: float) -> None:
         """Deliver for ever; a database that is away is waited for."""
+        failing = False
         while True:
             try:
                 while await self.deliver() == _BATCH:
                     pass
+                failing = False
+            except StoreUnavailable:
+                pass  # the database has said so
             except Exception:  # noqa: BLE001  (the rows stay; the next look tries again)
-                _log.exception("the outbox cannot be read")
+                if not failing:
+                    _log.exception("the outbox cannot be read")
+                failing = True
             await asyncio.sleep(every)
 
     def _claim(self, tx: Transaction) -> Sequence[Parcel]:
@@ -114,19 +122,15 @@ class Delivery:
             async with asyncio.timeout(self._lease / 2):
                 await self.exporter.export(parcel)
         except Exception as error:  # noqa: BLE001  (an exporter of the application's own may raise anything)
-            pause = self.pause(parcel.attempts)
-            _log.warning("%s was not delivered, and is sent again in %.0f s: %r", parcel.key, pause, error)
-            await self._database.write(lambda tx: self._again(tx, parcel, pause))
+            wait = pause(parcel.attempts, self._rng)
+            level = logging.WARNING if parcel.attempts == 1 else logging.DEBUG
+            _log.log(level, "%s was not delivered, and is sent again in %.0f s: %r", parcel.key, wait, error)
+            await self._database.write(lambda tx: self._again(tx, parcel, wait))
             return False
         done = {"sent": parcel.key, "at": self._clock()}
         await self._database.write(lambda tx: tx.run(_DELIVERED, done))
         return True
 
-    def _again(self, tx: Transaction, parcel: Parcel, pause: float) -> None:
+    def _again(self, tx: Transaction, parcel: Parcel, wait: float) -> None:
         row = update(outbox).where(outbox.c.key == parcel.key)
-        tx.run(row.values(next_at=tx.later(pause), leased_until=None))
-
-    def pause(self, attempts: int) -> float:
-        """Seconds until the next attempt: doubled each time, and spread, so that not all come back at once."""
-        whole = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts - 1, 20))
-        return whole * (0.5 + self._rng.random() / 2)
+        tx.run(row.values(next_at=tx.later(wait), leased_until=None))

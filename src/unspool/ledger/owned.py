@@ -23,7 +23,9 @@ class OwnedTasks:
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do `work` whatever becomes of the caller, and answer what it answers. Raises what it raises."""
-        return await asyncio.shield(self.spawn(work))
+        task = self.spawn(work)
+        task.add_done_callback(_retrieve)  # the caller may have gone
+        return await asyncio.shield(task)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start `work`; what it raises while nobody waits for it is logged by whoever started it."""
@@ -44,3 +46,8 @@ class OwnedTasks:
             _log.warning("the ledger closes with %d tasks unfinished; their calls are settled by the reaper", len(left))
             await asyncio.wait(left, timeout=1.0)
         return len(left)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -139,6 +139,17 @@ def usage(tx: Transaction, generation: str) -> GenerationUsage:
     return summed(generation, [call_of(row) for row in tx.all(_CALLS, {"whose": generation})])
 
 
+def call(tx: Transaction, call_id: str) -> CallRecord | None:
+    found = tx.first(select(model_call).where(model_call.c.call_id == call_id))
+    return None if found is None else call_of(found)
+
+
+def open_calls(tx: Transaction, generation: str) -> list[str]:
+    """The calls of a generation that are not settled yet."""
+    mine = select(model_call.c.call_id).where(model_call.c.generation == generation, model_call.c.state == "started")
+    return [row.call_id for row in tx.all(mine.order_by(model_call.c.call_id))]
+
+
 def owner(tx: Transaction, generation: str) -> str | None:
     """The account that pays for a generation, None where none does."""
     found = tx.first(_HOLD, {"whose": generation})

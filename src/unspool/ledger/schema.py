@@ -39,7 +39,7 @@ async def migrate(database: Database) -> str | None:
 
     levels = logging.getLogger("alembic")
     levels.setLevel(max(levels.getEffectiveLevel(), logging.WARNING))
-    return await database.write(upgrade)
+    return await database.unhurried().write(upgrade)
 
 
 async def check(database: Database) -> None:

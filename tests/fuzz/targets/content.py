@@ -57,7 +57,7 @@ async def _emit(events: Sequence[Event]) -> tuple[Job, list[Record]]:
     async def snapshot() -> Any:
         return fold(written)
 
-    generation = Generation(job, writer, snapshot, Billing(None, store))
+    generation = Generation(job, writer, snapshot, Billing(None, store, 10.0))
     faults: list[UnspoolError] = []
     for event in events:
         try:

@@ -113,13 +113,13 @@ async def test_a_start_whose_commit_was_not_answered_is_still_ones_own(ledger: L
     await ledger.admit(key(), "team", amount=10)
     intent = calling(ledger, key(), hold=30)._intent
     for _ in range(2):
-        await ledger.database.write(lambda tx: calls.start(tx, intent))
+        await ledger.database.write(lambda tx: calls.start(tx, intent, 60.0))
     assert (await ledger.balance("team")).held == 30
     with pytest.raises(CallStarted):
         await started(ledger, key())
     await ledger.settle(intent.call_id, used(0))
     with pytest.raises(CallStarted):
-        await ledger.database.write(lambda tx: calls.start(tx, intent))
+        await ledger.database.write(lambda tx: calls.start(tx, intent, 60.0))
 
 
 async def test_starting_is_fenced_by_the_epoch_and_settling_is_not(ledger: Ledger) -> None:

