@@ -11,6 +11,7 @@ from unspool import GenerationManager
 from unspool.durable import Append, Chunk, DurableStreams, Live, Wish
 from unspool.errors import StoreUnavailable
 from unspool.http.dialects.durable_live import EventStream, LiveOptions
+from unspool.http.pump import Cut
 from unspool.jobs import Owner
 
 ME = Owner()
@@ -67,5 +68,6 @@ async def test_a_stream_that_is_followed_is_used() -> None:
                 await streams.delete("p", ME)
             await asyncio.wait([serving], timeout=20)
             assert serving.done()
+            assert isinstance(serving.exception(), Cut if ttl is not None else type(None))
             uses[ttl] = source.uses
         assert uses == {1: 3, None: 0}

@@ -20,6 +20,7 @@ from unspool.durable import token
 from unspool.http import Identity
 from unspool.http.dialects.durable_live import LiveOptions
 from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
+from unspool.http.pump import Cut
 from unspool.producer import Generation
 from unspool.sse import Decoder
 
@@ -222,7 +223,8 @@ async def test_a_reader_that_does_not_read_is_cut_off(serving: Serving) -> None:
         }  # fmt: skip
         response = asyncio.create_task(dialect(scope, receive, send))
         await asyncio.wait([response], timeout=10)
-        assert response.cancelled()
+        with pytest.raises(Cut):
+            response.result()
         assert not here.manager.replica.viewers
 
 
