@@ -92,7 +92,7 @@ async def test_pages_of_other_origins(serving: Serving) -> None:
         assert (await here.client.post("/v1/stream/a", headers=own, content=b"x")).status_code == 204
         asked = await here.client.options("/v1/stream/a", headers=evil)
         assert "access-control-allow-origin" not in asked.headers
-    async with served(serving, allow_origin="https://app.example") as here:
+    async with served(serving, allowed_origins=["https://app.example"]) as here:
         good = {**TEXT, "origin": "https://app.example"}
         asked = await here.client.options("/v1/stream/a", headers=good)
         assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, "https://app.example")
