@@ -70,14 +70,15 @@ class Protocol(HttpToolsProtocol):
     there, so the parser never sees more than the request that is being received.
     """
 
-    _link: Link | None = None
-    _received = True  # the current request is here as a whole
-    _left = 0  # bytes of its body that are to come, where Content-Length says so
+    __slots__ = ("_ahead", "_context", "_left", "_link", "_received")  # its dict is full: more would cost a viewer 2 kB
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._ahead = bytearray()
         self._context = contextvars.copy_context()
+        self._link: Link | None = None
+        self._received = True  # the current request is here as a whole
+        self._left = 0  # bytes of its body that are to come, where Content-Length says so
 
     def data_received(self, data: bytes) -> None:
         self._ahead += data

@@ -192,7 +192,7 @@ async def test_what_is_no_frame_closes_the_socket(serving: Serving, data: str | 
 
 
 async def test_who_may_open_it(serving: Serving) -> None:
-    """Who is nobody may not, and neither may a page of another origin; another's chat does not exist."""
+    """A caller without a name may not, and neither may a page of another origin; another's chat does not exist."""
     app = create_app(GenerationManager(options=OPTIONS), run=hello, authenticate=authenticate)
     async with serving(app) as client:
         origin = {"origin": "https://elsewhere.example"}

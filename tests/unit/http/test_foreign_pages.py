@@ -1,4 +1,4 @@
-"""Pages of other origins: they change nothing on a server that trusts whoever reaches it, or that a cookie opens."""
+"""Pages of other origins: they change nothing on a server that trusts every caller, or that a cookie opens."""
 
 from __future__ import annotations
 
