@@ -58,7 +58,7 @@ class Lending:
             name = getattr(named, "__qualname__", type(named).__qualname__)
             _log.info(
                 "%s of %s wraps `send` and may change what is sent: streams behind it go through it, frame by frame, "
-                "and take two tasks and about twice the memory for each viewer",
+                "and take two tasks and at least half as much memory again for each viewer",
                 name, getattr(named, "__module__", "?"),
             )  # fmt: skip
 
