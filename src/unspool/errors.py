@@ -72,6 +72,12 @@ class Unauthenticated(UnspoolError):
     code, status, fault = "unauthenticated", 401, "caller"
 
 
+class ForeignOrigin(UnspoolError):
+    """A page of another origin may change nothing here."""
+
+    code, status, fault = "foreign_origin", 403, "caller"
+
+
 class BodyTooLarge(UnspoolError):
     """The body is larger than this server takes."""
 

@@ -48,6 +48,7 @@ def serve(
     system: Annotated[str | None, _flag("system", metavar="PROMPT")] = None,
     store: Annotated[str | None, _flag("store", metavar="URL")] = None,
     token: Annotated[list[str] | None, _flag("token", metavar="TOKEN")] = None,
+    allow_origin: Annotated[list[str] | None, _flag("allow_origin", metavar="ORIGIN")] = None,
     ledger: Annotated[str | None, _flag("ledger", metavar="URL")] = None,
     account: Annotated[str | None, _flag("account", metavar="NAME")] = None,
     credit: Annotated[str | None, _flag("credit", metavar="USD")] = None,
@@ -122,18 +123,22 @@ def build_app(settings: Settings, chosen: Chosen) -> Starlette:
         manager = GenerationManager.from_url(settings.store, options=options, ledger=ledger)
     except UnspoolError as error:
         raise CommandError(str(error), USAGE) from error
-    app = create_app(
-        manager,
-        run=answer_with(chosen.model, settings, manager),
-        resumable="answer" if continues(chosen.model) else None,
-        authenticate=bearer(settings.token) if settings.token else None,
-        account=settings.account if ledger is not None else None,
-        page=True,
-        about={"model": chosen.model.name, "note": chosen.note},
-        models=[chosen.model.name],
-        # Without a token, a foreign web page must not reach this server under a host name of its own choice.
-        allowed_hosts=None if settings.token else ["localhost", "127.0.0.1", "[::1]", "::1", settings.host],
-    )
+    try:
+        app = create_app(
+            manager,
+            run=answer_with(chosen.model, settings, manager),
+            resumable="answer" if continues(chosen.model) else None,
+            authenticate=bearer(settings.token) if settings.token else None,
+            account=settings.account if ledger is not None else None,
+            page=True,
+            about={"model": chosen.model.name, "note": chosen.note},
+            models=[chosen.model.name],
+            # Without a token, a foreign web page must not reach this server under a host name of its own choice.
+            allowed_hosts=None if settings.token else ["localhost", "127.0.0.1", "[::1]", "::1", settings.host],
+            allowed_origins=settings.allow_origin,
+        )
+    except UnspoolError as error:
+        raise CommandError(str(error), USAGE) from error
     _live_with(app, chosen.model, begin)
     return app
 

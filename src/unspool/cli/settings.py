@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         description="Bearer token that clients must send; may be given several times, or separated by commas. "
         "Letters, digits and -._~+/ only.",
     )
+    allow_origin: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origin beside the server's own whose pages may use it, as https://app.example; may be given "
+        "several times, or separated by commas; * is any.",
+    )
     ledger: str | None = Field(
         None,
         description="Where model calls are charged, as a URL: sqlite:// (in memory), sqlite:///file.db, "
@@ -97,9 +102,9 @@ class Settings(BaseSettings):
     seed: int = Field(0, description="Seed of the scripted model, a whole number.")
     delay: float = Field(0.025, ge=0, description="Mean seconds between two chunks of the scripted model, 0 or more.")
 
-    @field_validator("token", mode="before")
+    @field_validator("token", "allow_origin", mode="before")
     @classmethod
-    def _split_tokens(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("token")

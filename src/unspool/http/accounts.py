@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from unspool.errors import InvalidArgument, NotFound
+from unspool.errors import Gone, InvalidArgument, NotFound
 from unspool.http.auth import Identity
 from unspool.http.problem import answering
 from unspool.manager import GenerationManager
 
 if TYPE_CHECKING:
     from unspool.ledger import Ledger
+    from unspool.ledger.entries import Entry
 
 _PAGE: Final = 100
 _LARGEST: Final = 1000
@@ -32,9 +34,25 @@ def account_routes(
         return _json({**msgspec.to_builtins(found), "available": found.available, "debt": found.debt})
 
     async def entries(request: Request) -> Response:
-        account = _account(await identify(request))
+        identity = await identify(request)
+        account = _account(identity)
         page = await ledger.entries(account, after=request.query_params.get("after"), limit=_limit(request))
-        return _json(msgspec.to_builtins(page))
+        mine = await own(identity, {entry.generation for entry in page.entries if entry.generation is not None})
+        return _json({"entries": [_told(entry, mine) for entry in page.entries], "next": page.next})
+
+    async def own(identity: Identity, generations: set[str]) -> set[str]:
+        """Those that are the caller's, and are kept."""
+
+        async def is_own(generation: str) -> bool:
+            stream_id, _, number = generation.rpartition("/")
+            try:
+                await manager.job(stream_id, generation=int(number), **identity.owner())
+            except (NotFound, Gone):
+                return False
+            return True
+
+        listed = list(generations)
+        return {one for one, mine in zip(listed, await asyncio.gather(*map(is_own, listed)), strict=True) if mine}
 
     async def usage(request: Request) -> Response:
         identity = await identify(request)
@@ -52,6 +70,15 @@ def account_routes(
         Route("/v1/account/entries", answering(entries), methods=["GET"], name="unspool.entries"),
         Route("/v1/streams/{stream_id:path}/usage", answering(usage), methods=["GET"], name="unspool.usage"),
     ]
+
+
+def _told(entry: Entry, mine: set[str]) -> dict[str, Any]:
+    """An entry as the caller may see it. Amounts of others who share the account stand in it, since they make up its
+    balance; what they were for does not: the key of an entry names a call, and so a stream."""
+    told = msgspec.to_builtins(entry)
+    if entry.generation is not None and entry.generation not in mine:
+        told.update(key=None, generation=None)
+    return told
 
 
 def _account(identity: Identity) -> str:

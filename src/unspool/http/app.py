@@ -13,6 +13,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -63,12 +64,14 @@ def create_app(
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
     models: Sequence[str] = (),
+    allowed_origins: Collection[str] = (),
 ) -> Starlette:
     """An application that owns the manager: it starts and stops with it. What is not told here is told for `router`.
 
     `page`: with the chat page at `/`. `about`: what `/about` tells it (model, note). `allowed_hosts`: the Host headers
     that are answered; an unauthenticated server names its own, so that a foreign page cannot reach it under a name of
-    its choice.
+    its choice. `allowed_origins`: as for `router`; here it also lets their pages read the answers (CORS), with the
+    user's cookies unless it is "*".
     """
 
     @asynccontextmanager
@@ -116,6 +119,7 @@ def create_app(
             stream_options=stream_options,
             max_body=max_body,
             models=models,
+            allowed_origins=allowed_origins,
         ).routes,
     ]
     if page:
@@ -123,6 +127,13 @@ def create_app(
         routes.append(Mount("/static/client", _Static(directory=CLIENT)))
         routes.append(Mount("/static", _Static(directory=WEB)))
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)] if allowed_hosts else []
+    if allowed_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware, allow_origins=list(allowed_origins), allow_methods=["*"], allow_headers=["*"],
+                allow_credentials="*" not in allowed_origins, expose_headers=["*"],
+            )
+        )  # fmt: skip
     app = Starlette(
         routes=routes, lifespan=lifespan, middleware=middleware, exception_handlers={HTTPException: http_problem}
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from unspool import projecting
 from unspool.http.auth import Authenticate, Identity, identify
+from unspool.http.origins import origins_of, refuse_foreign
 from unspool.http.pump import DEFAULTS, StreamOptions
 from unspool.http.requests import MAX_BODY, StartRequest, body_of
 from unspool.http.stream import ProjectedStream
@@ -41,8 +42,10 @@ class Door:
         stream_options: StreamOptions = DEFAULTS,
         max_body: int = MAX_BODY,
         models: Sequence[str] = (),
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self.manager = manager
+        self.allowed_origins = origins_of(allowed_origins)
         self.models = models
         self.stream_options = stream_options
         self.max_body = max_body
@@ -58,6 +61,10 @@ class Door:
         """Who asks, and who pays. Raises Unauthenticated."""
         found = await identify(self.authenticate, request)
         return found if found.account is not None else found._replace(account=self._account)
+
+    def refuse_foreign(self, request: HTTPConnection) -> None:
+        """For a GET that changes something; all else is checked before it comes here. Raises ForeignOrigin."""
+        refuse_foreign(request, self.allowed_origins)
 
     async def body(self, request: Request, kind: type[Any], default: Any = None) -> Any:
         """The request's body as this type. Raises what `body_of` raises."""

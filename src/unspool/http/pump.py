@@ -2,7 +2,8 @@
 
 Frames are encoded once per dialect and generation, whatever the number of viewers; all that is pending leaves in one
 write. A disconnect is seen at once, a reader that does not read is cut off and can resume, and a server that goes away
-cuts the connection instead of ending the response: a client must never take that for the end of the answer.
+cuts the connection instead of ending the response: a client must never take that for the end of the answer. A response
+ends cleanly after the terminal record alone.
 """
 
 from __future__ import annotations
@@ -34,10 +35,9 @@ class Link(Protocol):
     """A connection that our own server lends to a stream: writes without the detour, a way to cut it, and a response
     that goes on when the application has returned."""
 
-    @property
-    def started(self) -> bool:
-        """The head of the response has left. Not so behind a middleware that keeps it back: then nothing may be written
-        past it."""
+    def lends(self, send: Send) -> bool:
+        """Whether nothing stands between this `send` and the connection. A middleware that wraps it may change what is
+        sent: then nothing may be written past it."""
         ...
 
     @property
@@ -71,12 +71,57 @@ class Link(Protocol):
         ...
 
     def close(self) -> None:
-        """Cut the connection once what was written has left: the response stays visibly incomplete."""
+        """Cut the connection once what was written has left: the response stays visibly incomplete. Nothing that is
+        sent afterwards arrives."""
         ...
 
     def abort(self) -> None:
         """Cut it at once."""
         ...
+
+
+class Cut(Exception):
+    """A response is cut off before its end. Raised to the server, which closes the connection then."""
+
+
+class _Unsendable:
+    """A body that no server can send.
+
+    BaseHTTPMiddleware makes a clean end of a response whose application raises, and raises itself only afterwards. What
+    it is given before that reaches the server, whose `send` raises, in the task that answers.
+    """
+
+    def __init__(self, why: Exception) -> None:
+        self._why = why
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __bytes__(self) -> bytes:
+        raise Cut(repr(self._why))
+
+    def __len__(self) -> int:
+        raise Cut(repr(self._why))
+
+
+async def cut(link: Link | None, send: Send, why: Exception) -> None:
+    """End a response so that its client sees that it is not whole, through any middleware.
+
+    Raises Cut on servers that are not ours, and on ours what is not an UnspoolError.
+    """
+    if link is None:
+        given = asyncio.ensure_future(send({"type": "http.response.body", "body": _Unsendable(why), "more_body": True}))
+        given.add_done_callback(_taken)
+        await asyncio.wait((given,), timeout=1.0)  # it stays on its way where the client does not read
+        raise Cut(repr(why)) from why
+    link.close()
+    if not isinstance(why, UnspoolError):
+        raise why
+
+
+def _taken(given: asyncio.Future[None]) -> None:
+    if not given.cancelled():
+        given.exception()  # it is meant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +174,7 @@ class _Pump:
         "_encode",
         "_last_write",
         "_lent",
+        "_limit",
         "_link",
         "_loop",
         "_options",
@@ -157,6 +203,7 @@ class _Pump:
         self._over = over
         self._link = link  # to cut the connection with
         self._lent: Link | None = None  # to write to it
+        self._limit: asyncio.Timeout | None = None  # without a link, what cuts a reader off that does not read
         self._loop = asyncio.get_running_loop()
         self._last_write = self._loop.time()
         self._sending = False
@@ -168,18 +215,23 @@ class _Pump:
     async def run(self, receive: Receive, headers: list[tuple[bytes, bytes]], first: bytes) -> None:
         self._task = asyncio.current_task()
         watcher: asyncio.Task[None] | None = None
+        limit = asyncio.timeout(None)
+        if self._link is None:
+            self._limit = limit
         try:
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            if self._link is not None and self._link.started:
-                self._lent = self._link
-                self._lent.keep(self._viewer.close)
-            else:
-                watcher = asyncio.create_task(self._watch(receive))
-            await self._write(KEEP_ALIVE)  # some proxies pass the headers on only with the first bytes
-            await self._go_on(first)
-            if watcher is not None and self._link is not None:
-                await asyncio.wait([watcher], timeout=1.0)
-        except (Exception, asyncio.CancelledError):
+            async with limit:
+                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+                if self._link is not None and self._link.lends(self._send):
+                    self._lent = self._link
+                    self._lent.keep(self._viewer.close)
+                else:
+                    watcher = asyncio.create_task(self._watch(receive))
+                await self._write(KEEP_ALIVE)  # some proxies pass the headers on only with the first bytes
+                await self._go_on(first)
+        except Exception as error:  # noqa: BLE001
+            self._end()
+            await cut(self._link, self._send, error)
+        except asyncio.CancelledError:
             self._end()
             raise
         finally:
@@ -188,22 +240,23 @@ class _Pump:
 
     async def _go_on(self, first: bytes = b"") -> None:
         """To the end, or to where nothing is due but what will come."""
-        finished = await self._deliver(first)
-        if finished is None:
+        why = await self._deliver(first)
+        if why is not None:
+            self._end()
+            await cut(self._link, self._send, why)
+        elif self._viewer.end is None:
             self._task = None
-            return
-        self._end()
-        if not finished:
-            if self._link is not None:
-                self._link.close()
-        elif self._lent is not None:
-            await self._lent.finish()
         else:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            self._sending = True  # also the end must be taken in time
+            if self._lent is not None:
+                await self._lent.finish()
+            else:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            self._end()
 
-    async def _deliver(self, first: bytes) -> bool | None:
-        """True after the terminal record, or when the client is gone; False when the server lets it go; None when the
-        viewer is parked."""
+    async def _deliver(self, first: bytes) -> UnspoolError | None:
+        """Write what there is, until the viewer is parked, or has ended: with the terminal record, or because the
+        client is gone. Else why the response is to be cut off."""
         viewer, encode = self._viewer, self._encode
         try:
             if first:
@@ -211,14 +264,14 @@ class _Pump:
             while not self._parks():
                 frames = await viewer.frames(encode)
                 if frames is None:
-                    return True
+                    break
                 await self._write(frames or KEEP_ALIVE)
-        except ViewerReleased:
-            return False
+        except ViewerReleased as error:
+            return error
         except UnspoolError as error:
             # The log went away under the viewer. Whatever that is, it is not the end of the answer.
             _log.warning("%r is cut off: %s", viewer, error)
-            return False
+            return error
         return None
 
     def _parks(self) -> bool:
@@ -300,11 +353,11 @@ class _Pump:
         now = self._loop.time()
         silence = now - self._written_at
         if self._sending and silence >= self._options.send_timeout:
-            self._viewer.close()
             if self._link is not None:
+                self._viewer.close()
                 self._link.abort()
-            elif self._task is not None:
-                self._task.cancel()
+            elif self._limit is not None:
+                self._limit.reschedule(now)
             return
         if not self._sending and silence >= self._options.heartbeat:
             self._heartbeat()

@@ -19,6 +19,7 @@ from unspool.http.accounts import account_routes
 from unspool.http.auth import Authenticate
 from unspool.http.dialects import dialect_routes
 from unspool.http.door import Answer, Door, json_response
+from unspool.http.origins import guard
 from unspool.http.problem import answering, problem
 from unspool.http.pump import DEFAULTS, StreamOptions
 from unspool.http.requests import MAX_BODY, AbortBody, StartBody, StartRequest, body_of
@@ -43,13 +44,16 @@ def router(
     stream_options: StreamOptions = DEFAULTS,
     max_body: int = MAX_BODY,
     models: Sequence[str] = (),
+    allowed_origins: Collection[str] = (),
 ) -> Router:
     """The routes of the native dialect and of others, to mount or include in a Starlette or FastAPI application.
 
     `run` is what a POST starts. `authenticate` gets each request and answers the user's id, an Identity, or None for
     401; without it every caller is the same nobody: only for a server that nobody else can reach. `stream_options`:
     heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused. `models`: names of those
-    that `run` knows, for clients that ask for a list.
+    that `run` knows, for clients that ask for a list. `allowed_origins`: origins beside the server's own whose pages
+    may start, stop and delete, and open sockets ("*": any); a page of another one is refused with 403. Those pages need
+    CORS as well, which is the application's.
 
     `dialects`: names of `unspool.http.DIALECTS` (None: all of them); the native one is always there.
 
@@ -58,9 +62,10 @@ def router(
     """
     door = Door(
         manager, run, resumable=resumable, authenticate=authenticate, account=account, stream_options=stream_options,
-        max_body=max_body, models=models,
+        max_body=max_body, models=models, allowed_origins=allowed_origins,
     )  # fmt: skip
-    return _router_class()(routes=[*_Native(door).routes(), *dialect_routes(door, dialects)])
+    routes = [*_Native(door).routes(), *dialect_routes(door, dialects)]
+    return _router_class()(routes=guard(routes, door.allowed_origins))
 
 
 def _router_class() -> type[Router]:

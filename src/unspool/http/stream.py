@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from unspool.errors import BadRequest, InvalidPosition, UnspoolError
 from unspool.http.problem import problem
-from unspool.http.pump import DEFAULTS, LINK, Link, StreamOptions, pump
+from unspool.http.pump import DEFAULTS, LINK, StreamOptions, cut, pump
 from unspool.jobs import Job, User
 from unspool.manager import GenerationManager
 from unspool.projecting import Projected
@@ -90,7 +90,7 @@ class EventStream(Response):
             viewer = await self._attach()
         except UnspoolError as error:
             if error.status == 503 and "last-event-id" in self._request.headers:
-                await self._hold_off(scope, send)
+                await self._hold_off(scope, send, error)
             else:
                 await problem(error)(scope, receive, send)
             return
@@ -99,14 +99,12 @@ class EventStream(Response):
             return
         await pump(viewer, native_frame, scope, receive, send, self.raw_headers, self._options)
 
-    async def _hold_off(self, scope: Scope, send: Send) -> None:
+    async def _hold_off(self, scope: Scope, send: Send, error: UnspoolError) -> None:
         """An EventSource gives up for good on any status but 200 (WHATWG HTML, 9.2): whoever resumes while the store is
         away, or this replica is going, is cut off instead, and comes again."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
-        link: Link | None = scope.get("extensions", {}).get(LINK)
-        if link is not None:
-            link.close()
+        await cut(scope.get("extensions", {}).get(LINK), send, error)
 
     async def _attach(self) -> Viewer | None:
         """The viewer that the request asks for; None when there is nothing to come at its position."""

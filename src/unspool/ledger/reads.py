@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import bindparam, select
 
 from unspool.errors import InvalidArgument
 from unspool.events import Event
@@ -18,6 +19,7 @@ from unspool.ledger.rules import restored
 from unspool.ledger.tables import Instant, account, entry, hold, model_call
 from unspool.ledger.usage import Usage, usage_told
 
+_CURSOR: Final = re.compile(r"([0-9]{1,17}) ([0-9]{1,9})", re.ASCII)
 _BALANCE: Final = select(account).where(account.c.account_id == bindparam("whose"))
 _CALLS: Final = (
     select(model_call)
@@ -126,13 +128,16 @@ def entries(tx: Transaction, whose: str | None, after: str | None, limit: int) -
     statement = select(entry).order_by(entry.c.created_at.desc(), entry.c.key.desc()).limit(limit + 1)
     if whose is not None:
         statement = statement.where(entry.c.account_id == whose)
-    if after is not None:
-        at, key = _decode_cursor(after)
-        place = tuple_(bindparam("at", at, Instant), bindparam("after", key))
-        statement = statement.where(tuple_(entry.c.created_at, entry.c.key) < place)
+    at, seen = (None, 0) if after is None else _decode_cursor(after)
+    if at is not None:
+        statement = statement.where(entry.c.created_at <= bindparam("at", at, Instant)).offset(seen)
     found = [entry_of(row) for row in tx.all(statement)]
-    more = found[limit - 1] if len(found) > limit else None
-    return Page(found[:limit], _encode_cursor(more) if more is not None else None)
+    if len(found) <= limit:
+        return Page(found, None)
+    shown = found[:limit]
+    last = shown[-1].created_at
+    known = sum(one.created_at == last for one in shown) + (seen if last == at else 0)
+    return Page(shown, _encode_cursor(last, known))
 
 
 def usage(tx: Transaction, generation: str) -> GenerationUsage:
@@ -210,18 +215,22 @@ def _totals(calls: Iterable[CallRecord]) -> Totals:
     )
 
 
-def _encode_cursor(last: Entry) -> str:
-    text = f"{round(last.created_at * 1_000_000)} {last.key}"
+def _encode_cursor(at: float, seen: int) -> str:
+    """Where a page ended: the time of its last entry, and how many of that time were shown. It names no entry, since
+    not all who share an account may know what an entry was for."""
+    text = f"{round(at * 1_000_000)} {seen}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _decode_cursor(cursor: str) -> tuple[float, str]:
+def _decode_cursor(cursor: str) -> tuple[float, int]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        at, _, key = text.partition(" ")
-        return int(at) / 1_000_000, key
-    except (binascii.Error, ValueError) as error:
-        raise InvalidArgument("the cursor is not one of this ledger; leave it out to begin with the newest") from error
+        found = _CURSOR.fullmatch(text)
+    except (binascii.Error, ValueError):
+        found = None
+    if found is None:
+        raise InvalidArgument("the cursor is not one of this ledger; leave it out to begin with the newest")
+    return int(found[1]) / 1_000_000, int(found[2])
 
 
 def settled(

@@ -12,7 +12,6 @@ from random import Random
 from typing import Any, Final
 
 import httpx2
-from starlette.middleware.cors import CORSMiddleware
 
 from tests.conftest import Serving
 from unspool import Generation, GenerationManager
@@ -119,14 +118,7 @@ async def world(
             manager = GenerationManager.from_url(url)
             made.managers.append(manager)
             options = StreamOptions(retry=5, heartbeat=heartbeat)
-            app = create_app(manager, run=made.run, dialects=dialects, stream_options=options)
-            app.add_middleware(
-                CORSMiddleware,
-                allow_origin_regex=r"http://(127\.0\.0\.1|localhost)(:\d+)?",
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=["*"],
-            )
+            app = create_app(manager, run=made.run, dialects=dialects, stream_options=options, allowed_origins=["*"])
             client: httpx2.AsyncClient = await stack.enter_async_context(serving(app))
             assert client.base_url.port is not None
             made.ports.append(client.base_url.port)

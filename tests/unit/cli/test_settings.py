@@ -113,6 +113,12 @@ def test_tokens_come_as_a_list_or_with_commas(monkeypatch: pytest.MonkeyPatch) -
     assert load({"token": ["e"]}).token == ("e",)
 
 
+def test_origins_come_as_a_list_or_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNSPOOL_ALLOW_ORIGIN", "https://a.example,https://b.example")
+    assert load({}).allow_origin == ("https://a.example", "https://b.example")
+    assert load({"allow_origin": ["*"]}).allow_origin == ("*",)
+
+
 def test_a_refused_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNSPOOL_TOKEN", "hush hush")
     assert "hush" not in refusal({})

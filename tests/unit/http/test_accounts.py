@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from decimal import Decimal
 
 import httpx2
+import pytest
 
 from tests.conftest import Serving
 from tests.waiting import HANG
-from unspool import GenerationManager, Options
+from unspool import GenerationManager, InvalidArgument, Options
 from unspool.http import Identity, StartRequest, create_app
 from unspool.ledger import Ledger, LedgerOptions, Prices, Rates
+from unspool.ledger.database import Transaction
 from unspool.producer import Generation
 from unspool.sse import Decoder
 
@@ -107,3 +110,53 @@ async def test_without_a_ledger_there_are_no_such_routes(serving: Serving) -> No
         assert (await client.post("/v1/streams/a/generations", json=HELLO)).status_code == 201
         assert (await ended(client, "a", {}))[-1] == "completed"
         assert "/v1/account" not in (await client.get("/openapi.json")).json()["paths"]
+
+
+async def test_of_a_shared_account_each_is_told_what_is_their_own(serving: Serving) -> None:
+    """Amounts of others make up the balance; no page, cursor or refusal says what they were for."""
+    ledger = books()
+    manager = GenerationManager(ledger=ledger)
+    users = {name: {"x-user": name, "x-account": "team"} for name in ("ann", "bob")}
+    async with serving(create_app(manager, run=answer, authenticate=who)) as client:
+        await ledger.grant("team", 10_000_000, id="one")
+        for name, headers in users.items():
+            for number in range(3):
+                stream = f"of-{name}-{number}"
+                assert (await client.post(f"/v1/streams/{stream}/generations", json=HELLO, headers=headers)).is_success
+                assert (await ended(client, stream, headers))[-1] == "completed"
+        for name, other in (("ann", "bob"), ("bob", "ann")):
+            found: list[dict[str, object]] = []
+            path: str | None = "/v1/account/entries?limit=1"
+            while path is not None:
+                got = await client.get(path, headers=users[name])
+                assert f"of-{other}" not in got.text
+                found += got.json()["entries"]
+                after = got.json()["next"]
+                path = None if after is None else f"/v1/account/entries?limit=1&after={after}"
+                assert other not in base64.urlsafe_b64decode((after or "") + "==").decode()
+            assert [entry["amount"] for entry in found] == [-COST] * 6 + [10_000_000]
+            assert sum(int(str(entry["amount"])) for entry in found) == found[0]["balance_after"]
+            own = [entry["generation"] for entry in found if entry["generation"] is not None]
+            assert own == [f"of-{name}-{number}/1" for number in reversed(range(3))]
+            assert sum(entry["key"] is None for entry in found) == 3
+            for stream in (f"of-{other}-0", f"of-{other}-1"):
+                assert (await client.get(f"/v1/streams/{stream}/usage", headers=users[name])).status_code == 404
+
+
+async def test_pages_split_a_moment_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of one instant are each on one page; a cursor that is made up is refused."""
+    monkeypatch.setattr(Transaction, "now", lambda _: 1_700_000_000.25)
+    async with books() as ledger:
+        for number in range(5):
+            await ledger.grant("team", 1, id=str(number))
+        for limit in (1, 2, 3, 5):
+            seen, after = list[str](), None
+            while True:
+                page = await ledger.entries("team", after=after, limit=limit)
+                seen += [entry.key for entry in page.entries]
+                if (after := page.next) is None:
+                    break
+            assert seen == [f"grant:{number}" for number in reversed(range(5))]
+        for text in ("9" * 18 + " 0", "1 " + "9" * 10, "1", "x 1", "1 -1", ""):
+            with pytest.raises(InvalidArgument):
+                await ledger.entries(after=base64.urlsafe_b64encode(text.encode()).decode())

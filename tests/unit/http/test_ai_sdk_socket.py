@@ -197,8 +197,7 @@ async def test_what_is_no_frame_closes_the_socket(serving: Serving, data: str | 
 
 
 async def test_who_may_open_it(serving: Serving) -> None:
-    """Who is nobody may not; a page of another origin may not use what the browser knows of its user; another's chat
-    does not exist."""
+    """A caller without a name may not, and neither may a page of another origin; another's chat does not exist."""
     app = create_app(GenerationManager(options=OPTIONS), run=hello, authenticate=authenticate)
     async with serving(app) as client:
         origin = {"origin": "https://elsewhere.example"}
@@ -206,13 +205,17 @@ async def test_who_may_open_it(serving: Serving) -> None:
         refused: list[tuple[str, Json, int]] = [
             ("", {}, 401),
             ("?user=ann", {"additional_headers": {**origin, "cookie": "a=b"}}, 403),
-            ("?user=ann", {"additional_headers": {"origin": "http://[", "authorization": "x"}}, 403),
+            ("?user=ann", {"additional_headers": {"origin": "http://[", "authorization": "Basic x"}}, 403),
         ]
         for query, options, status in refused:
             with pytest.raises(InvalidStatus) as raised:
                 await open_and_close(client, query, **options)
             assert raised.value.response.status_code == status
-        for more in ({}, origin, {"origin": f"http://{host}", "cookie": "a=b"}):
+        for more in (
+            {},
+            {"origin": f"http://{host}", "cookie": "a=b"},
+            {**origin, "x-forwarded-host": "elsewhere.example"},
+        ):
             async with socket(client, "?user=ann", additional_headers=more, subprotocols=["chat"]) as opened:
                 assert opened.subprotocol == "chat"
                 await say(opened, "send")

@@ -9,10 +9,12 @@ from msgspec.structs import replace
 from starlette.types import Message
 
 from tests.virtual import now
+from tests.waiting import HANG
 from unspool import GenerationManager
 from unspool.durable import Append, Chunk, DurableStreams, Live, Wish
 from unspool.errors import StoreUnavailable
 from unspool.http.dialects.durable_live import EventStream, LiveOptions
+from unspool.http.pump import Cut
 from unspool.jobs import Owner
 
 pytestmark = pytest.mark.virtual_time
@@ -68,6 +70,8 @@ async def test_a_stream_that_is_followed_is_used() -> None:
             if ttl is not None:
                 await source.enough.wait()
                 await streams.delete("p", ME)
-            await serving
+            await asyncio.wait([serving], timeout=HANG)
+            assert serving.done()
+            assert isinstance(serving.exception(), Cut if ttl is not None else type(None))
             uses[ttl] = source.uses
         assert uses == {1: 3, None: 0}

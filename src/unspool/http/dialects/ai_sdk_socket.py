@@ -76,12 +76,6 @@ _decode = msgspec.json.Decoder(Send | Resume | Abort).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class ForeignOrigin(UnspoolError):
-    """A page of another origin may not open this socket with what the browser knows of its user."""
-
-    code, status, fault = "foreign_origin", 403, "caller"
-
-
 class ChatSocket:
     """The endpoint. `send` and `latest`: what starts a generation, and finds the one to resume."""
 
@@ -99,7 +93,6 @@ class ChatSocket:
         """Answer one socket until it is closed."""
         try:
             identity = await self.door.identify(websocket)
-            _refuse_foreign(websocket, identity)
         except UnspoolError as error:
             if "websocket.http.response" in websocket.scope.get("extensions", {}):
                 await websocket.send_denial_response(problem(error))
@@ -109,16 +102,6 @@ class ChatSocket:
         offered: list[str] = websocket.scope.get("subprotocols", [])
         await websocket.accept(offered[0] if offered else None)  # a browser gives up where none is chosen
         await _Session(self, websocket, identity).run()
-
-
-def _refuse_foreign(websocket: WebSocket, identity: Identity) -> None:
-    """Browsers let every page open sockets everywhere, and send their cookies along."""
-    headers = websocket.headers
-    origin = headers.get("origin")
-    if origin is None or origin.partition("://")[2] in (headers.get("host"), headers.get("x-forwarded-host")):
-        return
-    if identity.user is None or "cookie" in headers or "authorization" in headers:
-        raise ForeignOrigin
 
 
 class _Request:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from unspool.durable import Chunk, Live
 from unspool.errors import StoreUnavailable, UnspoolError
 from unspool.http.dialects.durable_wire import events_of, next_cursor
-from unspool.http.pump import LINK, Link
+from unspool.http.pump import LINK, Link, cut
 from unspool.sse import KEEP_ALIVE
 
 _log = logging.getLogger("unspool.http")
@@ -96,27 +96,28 @@ class EventStream:
         self._use = math.inf if chunk.ttl is None else chunk.ttl / 3  # seconds from one sign of use to the next
         self._used = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._cut: Callable[[], object] = self._leave
+        self._link: Link | None = None
+        self._limit = asyncio.timeout(None)  # without a link, what cuts a reader off that does not read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        link: Link | None = scope.get("extensions", {}).get(LINK)
-        task = asyncio.current_task()
-        if link is not None:
-            self._cut = link.abort
-        elif task is not None:
-            self._cut = task.cancel
+        self._link = scope.get("extensions", {}).get(LINK)
         raw = [(name.encode(), value.encode()) for name, value in self._headers.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
-        watcher = asyncio.create_task(watch_over(receive, self._leave))
-        self._tick()
+        watcher: asyncio.Task[None] | None = None
         try:
-            if await self._pump(send):
+            async with self._limit:
+                await send({"type": "http.response.start", "status": 200, "headers": raw})
+                watcher = asyncio.create_task(watch_over(receive, self._leave))
+                self._tick()
+                await self._pump(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-            elif link is not None:
-                link.close()
-                await asyncio.wait([watcher], timeout=1.0)
+        except Exception as error:  # noqa: BLE001
+            self._leave()
+            if isinstance(error, UnspoolError):
+                _log.info("a reader of a durable stream is let go: %s", error)
+            await cut(self._link, send, error)
         finally:
-            watcher.cancel()
+            if watcher is not None:
+                watcher.cancel()
             if self._timer is not None:
                 self._timer.cancel()
             if self._live is not None:
@@ -134,37 +135,36 @@ class EventStream:
         now = self._loop.time()
         if self._sending and now - self._last_write >= self._options.send_timeout:
             _log.info("a reader of a durable stream does not read; it is cut off")
-            self._leave()
-            self._cut()
+            if self._link is not None:
+                self._leave()
+                self._link.abort()
+            else:
+                self._limit.reschedule(now)
             return
         if self._live is not None:
             self._live.poke()
         wait = min(self._options.heartbeat, self._options.send_timeout, self._use, self._until - now)
         self._timer = self._loop.call_later(max(wait, 0.01), self._tick)
 
-    async def _pump(self, send: Send) -> bool:
-        """True at the end of the stream or of the connection's time; False when the server must let it go."""
-        try:
-            chunk = self._chunk
+    async def _pump(self, send: Send) -> None:
+        """Write to the end of the stream or of the connection's time, or until the client is gone. Raises UnspoolError
+        when the server must let it go."""
+        chunk = self._chunk
+        await self._write(send, self._events(chunk))
+        while not chunk.up_to_date and not self._gone:
+            chunk = await self._source.read(chunk.next)
             await self._write(send, self._events(chunk))
-            while not chunk.up_to_date and not self._gone:
-                chunk = await self._source.read(chunk.next)
-                await self._write(send, self._events(chunk))
-            if chunk.closed or self._gone:
-                return True
-            live = self._live = await self._source.follow(chunk)
-            while not self._gone and self._loop.time() < self._until:
-                found = await live.next()
-                if found is not None:
-                    await self._write(send, self._events(found))
-                    if found.up_to_date and found.closed:
-                        return True
-                elif not self._gone:
-                    await self._be_alive(send)
-        except UnspoolError as error:
-            _log.info("a reader of a durable stream is let go: %s", error)
-            return False
-        return True
+        if chunk.closed or self._gone:
+            return
+        live = self._live = await self._source.follow(chunk)
+        while not self._gone and self._loop.time() < self._until:
+            found = await live.next()
+            if found is not None:
+                await self._write(send, self._events(found))
+                if found.up_to_date and found.closed:
+                    return
+            elif not self._gone:
+                await self._be_alive(send)
 
     async def _be_alive(self, send: Send) -> None:
         if self._loop.time() - self._used >= self._use:

@@ -6,7 +6,7 @@ every generation as a stream that can be read: `{prefix}/generations/{stream_id}
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -40,6 +40,7 @@ from unspool.http.dialects.durable_wire import (
     wish_of,
 )
 from unspool.http.door import Door
+from unspool.http.origins import guard, origins_of
 from unspool.http.problem import problem
 from unspool.http.requests import received
 from unspool.jobs import Owner
@@ -63,7 +64,7 @@ _GENERATIONS: Final = "generations/"
 
 def routes(door: Door) -> list[BaseRoute]:
     """The routes of this dialect as every application has them: for pages of its own origin, without subscriptions."""
-    return [*durable_routes(door.manager, authenticate=door.authenticate)]
+    return [*durable_routes(door.manager, authenticate=door.authenticate, allowed_origins=door.allowed_origins)]
 
 
 def durable_routes(
@@ -74,21 +75,21 @@ def durable_routes(
     options: DurableOptions | None = None,
     live: LiveOptions | None = None,
     max_body: int = MAX_BODY,
-    allow_origin: str | None = None,
+    allowed_origins: Collection[str] = (),
     subscriptions: SubscriptionOptions | None = None,
 ) -> list[Route]:
     """The dialect over a manager, for the routes of a Starlette application.
 
-    `authenticate`: as for `unspool.http.router`. `allow_origin`: the origin whose pages may call, "*" for any; None:
-    only pages of this server itself. `max_body`: bytes above which an append is refused with 413. `subscriptions`: with
+    `authenticate`: as for `unspool.http.router`. `allowed_origins`: those whose pages may call, "*" for any,
+    beside this server's own. `max_body`: bytes above which an append is refused with 413. `subscriptions`: with
     the routes for them, which are 404 otherwise; needs the extra `webhooks`.
     """
-    root = prefix.rstrip("/")
+    root, allowed = prefix.rstrip("/"), origins_of(allowed_origins)
     streams = DurableStreams(manager, options=options)
-    dialect = _Dialect(manager, streams, root, authenticate, live or LiveOptions(), max_body, allow_origin)
+    dialect = _Dialect(manager, streams, root, authenticate, live or LiveOptions(), max_body, allowed)
     if subscriptions is not None:
         dialect.subscribe(subscriptions)
-    return [Route(f"{root}/{{path:path}}", dialect, name="unspool.durable_streams")]
+    return guard([Route(f"{root}/{{path:path}}", dialect, name="unspool.durable_streams")], allowed)
 
 
 Verb = Callable[[Request, Identity, str], Awaitable[Response]]
@@ -105,7 +106,7 @@ class _Dialect:
         authenticate: Authenticate | None,
         live: LiveOptions,
         max_body: int,
-        allow_origin: str | None,
+        allowed: Collection[str],
     ) -> None:
         self._manager = manager
         self._streams = streams
@@ -113,14 +114,9 @@ class _Dialect:
         self._authenticate = authenticate
         self._live = live
         self._max_body = max_body
-        self._always = dict(ALWAYS)
-        self._allow_origin = allow_origin
+        self._allowed = allowed
         self._subscriptions: Subscriptions | None = None
         self._reserved: SubscriptionRoutes | None = None
-        if allow_origin is not None:
-            self._always |= {"access-control-allow-origin": allow_origin, "access-control-expose-headers": EXPOSED}
-            if allow_origin != "*":
-                self._always["vary"] = "Origin"
         self._verbs: dict[str, Verb] = {"PUT": self.put, "POST": self.post, "HEAD": self.head, "DELETE": self.delete}
 
     def subscribe(self, options: SubscriptionOptions) -> None:
@@ -148,14 +144,12 @@ class _Dialect:
             response.headers.update(told(error.details))
             response.headers["cache-control"] = "no-store"
         if isinstance(response, Response):
-            response.headers.update(self._always)
+            response.headers.update(self._always(request))
         await response(scope, receive, send)
 
     async def _answer(self, request: Request, receive: Receive) -> Response | EventStream:
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=PREFLIGHT)
-        if self._is_foreign(request):
-            return Response("pages of other origins may not call this server\n", 403, media_type="text/plain")
         path: str = request.path_params["path"]
         if path.startswith(RESERVED):
             if self._reserved is None:
@@ -169,19 +163,22 @@ class _Dialect:
         verb = self._verbs.get(request.method)
         return await verb(request, identity, path) if verb is not None else _not_allowed("GET, HEAD, POST, PUT, DELETE")
 
-    def _is_foreign(self, request: Request) -> bool:
-        """A page of another origin writes here. Browsers ask before most of such requests, but not before all."""
-        origin = request.headers.get("origin")
-        if origin is None or request.method in ("GET", "HEAD") or self._allow_origin in ("*", origin):
-            return False
-        return origin.partition("://")[2] != request.headers.get("host")
+    def _always(self, request: Request) -> dict[str, str]:
+        """Headers of every answer: what its page may do with it."""
+        origin = request.headers.get("origin", "")
+        if "*" in self._allowed:
+            return {**ALWAYS, "access-control-allow-origin": "*", "access-control-expose-headers": EXPOSED}
+        if origin.lower() not in self._allowed:
+            return {**ALWAYS, "vary": "Origin"} if self._allowed else dict(ALWAYS)
+        cors = {"access-control-allow-origin": origin, "access-control-expose-headers": EXPOSED, "vary": "Origin"}
+        return {**ALWAYS, **cors}
 
     # reading
 
     async def _get(self, request: Request, source: Source, receive: Receive) -> Response | EventStream:
         place = place_of(request.query_params)
         if place.live == "sse":
-            return await self._stream(source, place.after, place.cursor)
+            return await self._stream(source, place.after, place.cursor, self._always(request))
         if place.live == "long-poll":
             chunk = await long_poll(source, place.after, receive, self._live.long_poll)
             headers = {**position(chunk), "stream-cursor": str(next_cursor(place.cursor)), "cache-control": "no-store"}
@@ -204,13 +201,15 @@ class _Dialect:
         # What is there never changes; but at the end there may be more the next time.
         return f"{whose}, no-cache" if chunk.up_to_date and not chunk.closed else f"{whose}, max-age=60"
 
-    async def _stream(self, source: Source, after: int | None, cursor: int | None) -> EventStream:
+    async def _stream(
+        self, source: Source, after: int | None, cursor: int | None, always: dict[str, str]
+    ) -> EventStream:
         chunk = await source.read(after)
         headers = {
             "content-type": "text/event-stream",
             "cache-control": "no-cache, no-transform",
             "x-accel-buffering": "no",
-            **self._always,
+            **always,
         }
         if not chunk.is_text:
             headers["stream-sse-data-encoding"] = "base64"

@@ -16,7 +16,7 @@ from unspool.errors import Fenced, UnspoolError
 from unspool.http.dialects.langgraph.projection import NAME
 from unspool.http.dialects.langgraph.threads import known
 from unspool.http.door import Door
-from unspool.http.pump import LINK, Link
+from unspool.http.pump import LINK, cut
 from unspool.jobs import ANYONE, Job, Metadata
 from unspool.viewer import End, Viewer
 
@@ -94,7 +94,6 @@ class Waiting(Response):
         self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        link: Link | None = scope.get("extensions", {}).get(LINK)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": b"\n", "more_body": True})
         watcher = asyncio.create_task(self._watch(receive))
@@ -102,11 +101,12 @@ class Waiting(Response):
             if await self._end(send):
                 body = msgspec.json.encode(await self._answer())
                 await send({"type": "http.response.body", "body": body, "more_body": False})
-        except UnspoolError as error:
+        except Exception as error:  # noqa: BLE001
             # Whatever went away, it is not the run's answer: the connection is cut, and the client asks again.
-            _log.warning("%r is cut off: %s", self._viewer, error)
-            if link is not None:
-                link.close()
+            self._viewer.close()
+            if isinstance(error, UnspoolError):
+                _log.warning("%r is cut off: %s", self._viewer, error)
+            await cut(scope.get("extensions", {}).get(LINK), send, error)
         finally:
             self._viewer.close()
             watcher.cancel()

@@ -207,7 +207,7 @@ class Runs:
         identity = await self._door.identify(request)
         job = await self._run(identity, request)
         query = request.query_params
-        cancels = _flag(query, "cancel_on_disconnect")
+        cancels = self._cancels(request)
         follower = await self._leaving.came(job) if cancels else None
         return await self._follow(job, asked_modes(query), position_of(request), follower)
 
@@ -235,7 +235,14 @@ class Runs:
         """Wait for a run's end."""
         identity = await self._door.identify(request)
         job = await self._run(identity, request)
-        return await self._wait(identity, job, _flag(request.query_params, "cancel_on_disconnect"))
+        return await self._wait(identity, job, self._cancels(request))
+
+    def _cancels(self, request: Request) -> bool:
+        """Whether the client's leaving stops the run: then a GET changes something, which a foreign page may not."""
+        cancels = _flag(request.query_params, "cancel_on_disconnect")
+        if cancels:
+            self._door.refuse_foreign(request)
+        return cancels
 
     async def _wait(self, identity: Identity, job: Job, cancels: bool) -> Response:
         viewer = await self._door.manager.view(

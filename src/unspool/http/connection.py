@@ -1,0 +1,278 @@
+"""Connections of our own server: uvicorn's protocols, one request at a time, and the link that streams write to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, cast
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from unspool.http.pump import CUT, LARGE, LINK
+
+_log = logging.getLogger("unspool.http")
+
+SEND_BUFFER: Final = 64 * 1024
+"""Bytes: a reader that does not read is noticed after this much, not after the kernel's 4 MB."""
+AHEAD: Final = 64 * 1024
+"""Bytes of further requests that a connection holds while it answers one; beyond them it does not read."""
+
+_TRANSPARENT: Final = frozenset(
+    {
+        ("starlette.middleware.errors", "ServerErrorMiddleware.__call__.<locals>._send"),
+        ("starlette._exception_handler", "wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender"),
+    }
+)
+"""Wrappers of `send` that every Starlette application has: they note that a response has begun, and change nothing."""
+
+
+class Lending:
+    """ASGI wrapper that keeps streaming responses open after the application returns. uvicorn would cut them off.
+
+    `lent` and `plain` count streams: those that write to the connection, and those that a middleware stands before.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.lent = 0
+        self.plain = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+        link = cast("Link | None", scope.get("extensions", {}).get(LINK))
+        if link is not None:
+            link.returned()
+
+    def count(self, wrapper: object) -> None:
+        """Count a stream. `wrapper`: what stands between it and the connection, None where nothing does."""
+        if wrapper is None:
+            self.lent += 1
+            return
+        self.plain += 1
+        if self.plain == 1:
+            named = getattr(wrapper, "func", wrapper)  # of a partial
+            name = getattr(named, "__qualname__", type(named).__qualname__)
+            _log.info(
+                "%s of %s wraps `send` and may change what is sent: streams behind it go through it, frame by frame, "
+                "and take two tasks and at least half as much memory again for each viewer",
+                name, getattr(named, "__module__", "?"),
+            )  # fmt: skip
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, one request at a time: what a client sends ahead is parsed when its turn has come.
+
+    A message without Content-Length ends with an empty line, and so does the head of one that has it. Input is cut
+    there, so the parser never sees more than the request that is being received.
+    """
+
+    __slots__ = ("_ahead", "_context", "_left", "_link", "_received")  # its dict is full: more would cost a viewer 2 kB
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._ahead = bytearray()
+        self._context = contextvars.copy_context()
+        self._link: Link | None = None
+        self._received = True  # the current request is here as a whole
+        self._left = 0  # bytes of its body that are to come, where Content-Length says so
+
+    def data_received(self, data: bytes) -> None:
+        self._ahead += data
+        self._parse()
+
+    def _parse(self) -> None:
+        while not self._busy and not self.transport.is_closing() and (end := self._end()):
+            piece = bytes(self._ahead[:end])
+            del self._ahead[:end]
+            self._left = max(0, self._left - end)
+            super().data_received(piece)
+        if self._busy and len(self._ahead) > AHEAD:
+            self.flow.pause_reading()
+
+    @property
+    def _answering(self) -> RequestResponseCycle | None:
+        """The request whose response is not complete."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return None if cycle is None or cycle.response_complete else cycle
+
+    @property
+    def _busy(self) -> bool:
+        """What comes next belongs to another request, which has to wait."""
+        return self._received and self._answering is not None
+
+    def _end(self) -> int:
+        """How many of the bytes that are here may be parsed: none beyond the end of the request."""
+        if self._left:
+            return min(self._left, len(self._ahead))
+        found = self._ahead.find(b"\n\r\n")
+        if found >= 0:
+            return found + 3
+        # What may become an empty line waits for the rest of it.
+        return len(self._ahead) - (2 if self._ahead.endswith(b"\n\r") else self._ahead.endswith(b"\n"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._received = False
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+        if self._should_upgrade():
+            return  # there is no response to lend it to
+        extensions = cast("dict[str, object]", self.scope.setdefault("extensions", {}))
+        extensions[LINK] = self._link = Link(self.cycle, cast(Lending, self.config.app))
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._received, self._left = True, 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._ahead:  # in the connection's context, not in that of the request that was answered
+            self.loop.call_soon(self._parse, context=self._context)
+
+    def send_400_response(self, msg: str) -> None:
+        answering = self._answering
+        if answering is not None and answering.response_started:
+            self.transport.close()  # it would be a part of the response that is under way
+        else:
+            super().send_400_response(msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # The parser takes what follows for another protocol, and a body that was declared with it: it is no request.
+        super()._unsupported_upgrade_warning()
+        self.cycle.keep_alive = False
+        self._ahead.clear()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._ahead.clear()  # a client may not send frames before it has the answer
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._ahead.clear()
+        if self._link is not None:
+            self._link.lost()
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which can be cut: closing it would wait for a reader that does not read."""
+
+    async def run_asgi(self) -> None:
+        extensions = cast("dict[str, object]", self.scope.setdefault("extensions", {}))
+        extensions[CUT] = self.transport.abort
+        await super().run_asgi()
+
+
+class Link:
+    """A response under way, as the stream writes it: straight to the transport, under uvicorn's flow control."""
+
+    __slots__ = (
+        "_chunked",
+        "_cycle",
+        "_flow",
+        "_lending",
+        "_lost",
+        "_on_response",
+        "_time",
+        "_transport",
+        "written_at",
+    )
+    last: ClassVar = (b"", b"")
+    """What was written last, and the same as a chunk: viewers who stand at one place write the very same piece."""
+
+    def __init__(self, cycle: RequestResponseCycle, lending: Lending) -> None:
+        self.written_at = 0.0
+        self._cycle = cycle
+        self._lending = lending
+        self._chunked = True
+        self._transport = cycle.transport
+        self._flow = cycle.flow
+        self._time = asyncio.get_running_loop().time
+        self._lost: Callable[[], None] | None = None
+        self._on_response: Callable[..., None] | None = None  # while uvicorn takes the client for gone
+
+    def lends(self, send: Send) -> bool:
+        """Whether nothing stands between this `send` and the connection. Else a stream goes through `send`."""
+        outer = _unwrapped(send)
+        bare = outer == self._cycle.send
+        self._lending.count(None if bare else outer)
+        return bare
+
+    @property
+    def paused(self) -> bool:
+        return self._flow.write_paused
+
+    async def drain(self) -> None:
+        await self._flow.drain()
+
+    def offer(self, body: bytes) -> bool:
+        if self._flow.write_paused or len(body) >= LARGE:
+            return False
+        self.write(body)
+        return True
+
+    def write(self, body: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        self.written_at = self._time()
+        if not self._chunked:
+            self._transport.write(body)
+        elif len(body) < SEND_BUFFER:
+            last, chunk = Link.last
+            if body is not last:
+                chunk = b"%x\r\n%b\r\n" % (len(body), body)
+                Link.last = body, chunk
+            self._transport.write(chunk)
+        else:  # a snapshot, which many who join at once share: it is not copied for each
+            self._transport.writelines((b"%x\r\n" % len(body), body, b"\r\n"))
+
+    def keep(self, lost: Callable[[], None]) -> None:
+        self._chunked = self._cycle.chunked_encoding is True
+        if self._cycle.disconnected:
+            lost()
+        else:
+            self._lost = lost
+
+    def returned(self) -> None:
+        """The application has returned: in this very step uvicorn looks whether the response is complete, or the client
+        gone. Until the next one it is told that it is gone; never that the response is complete, which would let the
+        next request in."""
+        if self._lost is not None and not self._cycle.response_complete and not self._cycle.disconnected:
+            self._on_response = self._cycle.on_response
+            self._cycle.disconnected = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._on_response is not None:
+            self._cycle.on_response, self._on_response = self._on_response, None
+            self._cycle.disconnected = self._transport.is_closing()
+
+    async def finish(self) -> None:
+        self._go_on()
+        await self._cycle.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def lost(self) -> None:
+        """The client is gone."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost()
+
+    def close(self) -> None:
+        self._transport.close()
+        self._cycle.disconnected = True  # uvicorn expects nothing more of this response
+
+    def abort(self) -> None:
+        self._transport.abort()
+        self._cycle.disconnected = True
+
+
+def _unwrapped(send: Any) -> Any:
+    """The `send` that stands behind the transparent wrappers."""
+    while (getattr(send, "__module__", None), getattr(send, "__qualname__", None)) in _TRANSPARENT:
+        send = send.__closure__[send.__code__.co_freevars.index("send")].cell_contents
+    return send
