@@ -92,13 +92,15 @@ class Supervisor:
     async def sweep(self) -> None:
         """End what is stalled or too long, take over what has no owner."""
         await self._end_overdue()
-        beyond = self._replica.options.lease * 9 / 8 if self._thorough else None
         asked = self._now()
+        first = self._thorough and self._watch.trusts(asked)  # the first judgement after a time without one
+        beyond = self._replica.options.lease * 9 / 8 if first else None
         expired = await self._replica.store.expired(_ORPHANS, beyond=beyond)
         self._watch.answered(asked, self._now(), expired.clocks)
-        self._thorough = not self._watch.trusts(self._now())
-        if self._thorough:
+        if not self._watch.trusts(self._now()):
+            self._thorough = True
             return
+        self._thorough = self._thorough and not first
         # What is ours is only late: the renewal decides. Each survivor begins somewhere else.
         now = self._now()
         self._orphaned_at = {job.key: self._orphaned_at.get(job.key, now) for job in expired.jobs}

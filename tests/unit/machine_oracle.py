@@ -38,6 +38,13 @@ class Turn:
         return not self.status.settled
 
     @property
+    def holds_request(self) -> bool:
+        """Whether a start under its request id attaches to it: not when it failed before it said anything."""
+        if self.status is not Status.ERROR or len(self.records) > 1:
+            return True
+        return not self.records[-1].data["retryable"]
+
+    @property
     def content(self) -> Snapshot:
         """The fold of all that was recorded, the terminal record excepted."""
         return self.content_at(len(self.records))
@@ -151,6 +158,11 @@ class Stream:
     used: int = 0
     turns: dict[int, Turn] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
+
+    def holder(self, request_id: str | None) -> Turn | None:
+        """The generation to which a start under this id attaches."""
+        turn = self.turns.get(self.requests.get(request_id or "", 0))
+        return turn if turn is not None and turn.holds_request else None
 
     @property
     def last(self) -> Turn | None:

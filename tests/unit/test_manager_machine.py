@@ -68,9 +68,10 @@ class Machine(World):
             with pytest.raises(NotFound):
                 await start()
             return
-        if stream is not None and request_id in stream.requests:
+        held = stream.holder(request_id) if stream is not None else None
+        if held is not None:
             job = await start()
-            assert (job.attached, job.generation) == (True, stream.requests[request_id])
+            assert (job.attached, job.generation) == (True, held.number)
             return
         if expect is not None and expect != used:
             with pytest.raises(GenerationConflict):

@@ -125,10 +125,10 @@ async def test_without_any_replica_redis_forgets_by_itself(
     assert [key for key, milliseconds in found.items() if milliseconds <= 0] == []
 
 
-async def test_a_replica_has_three_connections(
+async def test_a_replica_has_at_most_three_connections(
     replicas: Starting, alone: RedisServer, gates: Gates, stream: str, tell: Tell
 ) -> None:
-    """One for commands, one for what is large, one for hints, whatever it does."""
+    """One for commands, one for what is large and only where something is, one for hints, whatever it does."""
     running = await replicas("a", "b", url=alone.url, lease=30.0)
     finish = gates()
     for number in range(10):
@@ -140,7 +140,8 @@ async def test_a_replica_has_three_connections(
     addresses = [line for line in lines if b"cmd=client" not in line]
     kinds = Counter("hints" if b" sub=0 " not in line else "commands" for line in addresses)
     tell(f"two replicas, 10 runs, 40 viewers: {dict(kinds)} connections")
-    assert kinds == {"commands": 4, "hints": 2}
+    assert kinds["hints"] == 2
+    assert 2 <= kinds["commands"] <= 4
     finish.open()
     for viewer in viewers:
         check_exact(await viewer.end(), 100)
