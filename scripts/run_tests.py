@@ -31,7 +31,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 BESIDE = {
     "Processes and servers": ("tests/integration", "tests/chaos"),
-    "Documentation, leaks and browsers": ("tests/docs", "tests/leaks", "tests/browser"),
+    "Contracts, documentation, leaks and browsers": ("tests/contract", "tests/docs", "tests/leaks", "tests/browser"),
     "Clients and proxies that others have written": ("tests/interop", "tests/js"),
 }
 """What is printed above → the rooms whose tests run in a process of their own."""

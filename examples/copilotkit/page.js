@@ -68,3 +68,5 @@ stop.addEventListener('click', () => agent.abortRun());
 addEventListener('unhandledrejection', (event) => event.preventDefault()); // each cut is one, besides its error
 
 await follow();
+text.disabled = false; // before that a question would not be heard
+text.focus();
