@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -135,3 +136,15 @@ async def test_nothing_is_left_of_what_is_deleted() -> None:
         job = await ended(store, f"s{n}")
         await store.delete(job.key)
     assert (len(store._streams), len(store._dormant), store._by_owner, store._settled) == (10, 10, {}, {})
+
+
+async def test_a_step_of_the_machines_clock_ends_no_lease_and_no_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hours forward, as NTP or a resumed machine may do: what runs is alive, and what has ended is kept."""
+    store = MemoryStore()
+    running = await made(store, "running")
+    await ended(store, "ended")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    assert (await store.expired(9)).jobs == []
+    assert await store.delete_expired(3600.0, 3600.0) == []
+    assert (await store.get("running")).key == running.key
