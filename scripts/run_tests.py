@@ -31,8 +31,8 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 BESIDE = {
     "Processes and servers": ("tests/integration", "tests/chaos"),
-    "Contracts, documentation, leaks and browsers": ("tests/contract", "tests/docs", "tests/leaks", "tests/browser"),
-    "Clients and proxies that others have written": ("tests/interop", "tests/js"),
+    "Contracts, documentation and leaks": ("tests/contract", "tests/docs", "tests/leaks"),
+    "Browsers, and clients and proxies that others have written": ("tests/browser", "tests/interop", "tests/js"),
 }
 """What is printed above → the rooms whose tests run in a process of their own."""
 
