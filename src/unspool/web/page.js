@@ -12,6 +12,7 @@ export class Page {
     this.handlers = handlers;
     this.views = new Map();
     this.following = true;
+    this.top = 0; // where the conversation stood when last looked at, in pixels
     this.ticking = null;
     this.bindComposer();
     this.bindScrolling();
@@ -64,7 +65,13 @@ export class Page {
   bindScrolling() {
     const scroller = $('scroller');
     scroller.addEventListener('scroll', () => {
-      this.following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR;
+      // Only a movement says what the reader wants. The event of our own jump to the end may arrive after the reader
+      // has turned the wheel, and content that shrinks moves the view too, but leaves it at the end.
+      const { scrollTop } = scroller;
+      const left = scroller.scrollHeight - scrollTop - scroller.clientHeight;
+      if (scrollTop > this.top && left < NEAR) this.following = true;
+      if (scrollTop < this.top && left > 1) this.following = false;
+      this.top = scrollTop;
       this.showJump();
     }, { passive: true });
     // A wheel turned upwards counts before the next token can pull the reader down again.
@@ -82,7 +89,10 @@ export class Page {
 
   scroll() {
     const scroller = $('scroller');
-    if (this.following) scroller.scrollTop = scroller.scrollHeight;
+    if (this.following) {
+      scroller.scrollTop = scroller.scrollHeight;
+      this.top = scroller.scrollTop;
+    }
     this.showJump();
   }
 
