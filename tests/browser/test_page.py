@@ -209,7 +209,7 @@ async def test_reader_who_scrolled_up_is_left_alone(server, open_tab) -> None:
     await expect(last(tab)).to_contain_text("Line 18 of")
     top = "document.getElementById('scroller').scrollTop"
     at_top = f"{top} === 0"
-    assert not await tab.page.evaluate(at_top)
+    await tab.page.wait_for_function(f"!({at_top})")
     await tab.page.mouse.move(600, 400)
     await tab.page.mouse.wheel(0, -2000)
     await expect(tab.page.locator("#jump")).to_be_visible()
