@@ -107,7 +107,8 @@ async def test_a_limit_of_an_account_is_exact_and_replaces_nothing() -> None:
 )
 async def test_what_the_store_refuses_holds_nothing(here: World, error: type[Exception], asked: dict[str, Any]) -> None:
     (manager,), never = here.made, asyncio.Event()
-    stream, more = "s", {"user": "u", **asked}
+    stream = "s"
+    more: dict[str, Any] = {"user": "u", **asked}
     await manager.start(stream, until(never), user="u", account="team")
     if error is CapacityExceeded:
         here.inner._max_jobs, stream = 1, "t"
