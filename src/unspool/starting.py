@@ -67,6 +67,16 @@ async def create(
         raise
 
 
+async def check(replica: Replica, stream_id: str, owner: Owner, account: str | None) -> None:
+    """Raise what would refuse a start as things are: for who must stop something before they can start."""
+    if replica.closing:
+        raise ShuttingDown
+    new = NewJob(
+        stream_id=stream_id, owner=owner, replica=replica.name, lease=replica.options.lease, account=account
+    )  # fmt: skip
+    await replica.billing.release(await _admitted(replica, new))
+
+
 def _unwanted(begin: RunFunction | Task | None, making: asyncio.Task[tuple[Job, Run | None]]) -> None:
     """Whoever wanted it was cancelled meanwhile: it begins all the same, as for one that lost the answer."""
     run = None if making.cancelled() or making.exception() is not None else making.result()[1]
@@ -84,10 +94,8 @@ async def _make(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
     with replica.creation():
         new = replace(new, floor=replica.highest(new.stream_id))
         if not await _known(replica, new):
-            mine = [job.key for job in await _of_user(replica, new.owner)]
-            _refuse_above(replica.options.max_active_per_user, mine, new.stream_id)
             try:
-                new = await _reserve(replica, new)
+                new = await _admitted(replica, new)
             except (InsufficientBalance, TooManyGenerations):
                 if not await _known_soon(replica, new):
                     raise
@@ -187,8 +195,11 @@ async def _of_user(replica: Replica, owner: Owner) -> Sequence[Job]:
     return await replica.store.active(owner)
 
 
-async def _reserve(replica: Replica, new: NewJob) -> NewJob:
-    """Set aside what it may cost. One that is refused for what others on the account run is told its own only."""
+async def _admitted(replica: Replica, new: NewJob) -> NewJob:
+    """Set aside what it may cost, if it may run beside what runs. One that is refused for what others on the account
+    run is told its own only."""
+    mine = [job.key for job in await _of_user(replica, new.owner)]
+    _refuse_above(replica.options.max_active_per_user, mine, new.stream_id)
     try:
         return await replica.billing.reserve(new, replica.options.max_active_per_account)
     except TooManyGenerations as error:

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from unspool import projecting
+from unspool import projecting, starting
 from unspool.http.auth import Authenticate, Identity, identify
 from unspool.http.origins import origins_of, refuse_foreign
 from unspool.http.pump import DEFAULTS, StreamOptions
 from unspool.http.requests import MAX_BODY, StartRequest, body_of
 from unspool.http.stream import ProjectedStream
-from unspool.jobs import Job
+from unspool.jobs import Job, Owner
 from unspool.manager import GenerationManager
 from unspool.outcomes import AbortOutcome
 from unspool.producer import Generation
@@ -103,8 +103,17 @@ class Door:
             request_id=request_id,
             expect_generation=expect_generation,
             metadata=metadata,
-            account=identity.account if self.manager.billing.ledger is not None else None,
+            account=self._payer(identity),
         )
+
+    async def check(self, identity: Identity, stream_id: str) -> None:
+        """Raise what would refuse a start as things are: a refusal changes nothing, so who must stop something before
+        they can start asks first."""
+        owner = Owner(identity.user, identity.tenant)
+        await starting.check(self.manager.replica, stream_id, owner, self._payer(identity))
+
+    def _payer(self, identity: Identity) -> str | None:
+        return identity.account if self.manager.billing.ledger is not None else None
 
     async def _begin(self, generation: Generation, details: StartRequest, request: dict[str, Any] | None) -> object:
         kind = self._kinds.get(details.dialect)

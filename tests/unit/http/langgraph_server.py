@@ -12,6 +12,7 @@ import httpx2
 from tests.conftest import Serving
 from unspool import GenerationManager, Options
 from unspool.http import StartRequest, create_app
+from unspool.ledger import Ledger
 from unspool.producer import Generation
 from unspool.sse import Decoder, Message
 
@@ -78,8 +79,8 @@ def texts(values: dict[str, Any]) -> list[str]:
 
 
 @asynccontextmanager
-async def served(serving: Serving, **kwargs: Any) -> AsyncGenerator[Server]:
-    app, manager = App(), GenerationManager(options=kwargs.pop("options", OPTIONS))
+async def served(serving: Serving, ledger: Ledger | None = None, **kwargs: Any) -> AsyncGenerator[Server]:
+    app, manager = App(), GenerationManager(options=kwargs.pop("options", OPTIONS), ledger=ledger)
     async with serving(create_app(manager, run=app.run, dialects=["langgraph"], **kwargs)) as client:
         yield Server(app, client, manager)
 

@@ -17,6 +17,7 @@ from unspool.http import Identity, StartRequest, StreamOptions, create_app
 from unspool.http.dialects.langgraph import responses
 from unspool.http.door import Door
 from unspool.jobs import Job
+from unspool.ledger import Ledger, LedgerOptions, Prices
 from unspool.producer import Generation
 
 
@@ -109,6 +110,24 @@ async def test_interrupt_keeps_what_was_said(serving: Serving) -> None:
         state = (await server.client.get(f"/threads/{thread}/state")).json()
         assert texts(state["values"]) == ["one", "echo ", "two", "echo two"]
         assert [message["content"] for message in server.app.requests[1].messages] == ["one", "echo ", "two"]
+
+
+@pytest.mark.parametrize("strategy", ["interrupt", "rollback"])
+async def test_a_run_that_is_refused_stops_nothing(serving: Serving, strategy: str) -> None:
+    """One from a checkpoint that is none, and one that the balance does not cover: what runs goes on to its end."""
+    ledger = Ledger("sqlite://", pricer=Prices({}), options=LedgerOptions(hold=10))
+    async with served(serving, ledger, account="team") as server:
+        await ledger.grant("team", 15, id="g")
+        server.app.go.clear()
+        thread = await server.thread()
+        run = await server.start(thread)
+        asked = {"assistant_id": "agent", "multitask_strategy": strategy}
+        for status, body in ((404, {**asking("two"), "checkpoint_id": "none"}), (402, asking("two"))):
+            answer = await server.client.post(f"/threads/{thread}/runs", json={**body, **asked})
+            assert answer.status_code == status, answer.text
+        server.app.go.set()
+        assert await server.status(run) == "success"
+        assert (await server.start(thread, "two", multitask_strategy=strategy))["status"] == "running"
 
 
 async def test_rollback_forgets_it(serving: Serving) -> None:

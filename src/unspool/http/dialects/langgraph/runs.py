@@ -134,7 +134,7 @@ class Runs:
                 attached = await self._attached(identity, thread_id, key)
                 if attached is not None:
                     return attached
-                await self._make_way(identity, head.job, body.multitask_strategy or "enqueue")
+                await self._make_way(identity, head, body)
                 continue
             details, messages, about = await self._prepared(identity, thread_id, body, head)
             about.modes = modes
@@ -156,8 +156,10 @@ class Runs:
         except GenerationConflict:
             return None
 
-    async def _make_way(self, identity: Identity, job: Job, strategy: str) -> None:
+    async def _make_way(self, identity: Identity, head: Head, body: RunBody) -> None:
         """Come to the end of what runs on the thread, in the way that was asked for. Raises Busy."""
+        job, strategy = head.job, body.multitask_strategy or "enqueue"
+        assert job is not None
         if known(job).kind != RUN or strategy == "enqueue":
             try:
                 await self._threads.settled(identity, job)
@@ -165,7 +167,9 @@ class Runs:
                 return
         elif strategy == "reject":
             raise Busy(f"thread {job.stream_id!r} is busy with run {run_id(*job.key)}")
-        else:
+        else:  # nothing is stopped for what is refused then
+            await self._prepared(identity, job.stream_id, body, head)
+            await self._door.check(identity, job.stream_id)
             await self._stop(identity, job, strategy)
 
     async def _stop(self, identity: Identity, job: Job, action: str) -> None:
