@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 from collections.abc import Collection, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, chdir
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +87,7 @@ class Session:
         self._response: httpx2.Response | None = None
 
     async def __aenter__(self) -> Session:
+        self._stack.enter_context(chdir(self.folder))  # samples that write a file write it there
         self.provider = await self._stack.enter_async_context(provider())
         self.env["OPENAI_BASE_URL"] = f"{self.provider}/v1"
         return self

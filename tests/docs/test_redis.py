@@ -79,7 +79,9 @@ async def test_keys_are_those_that_are_told(redis: RedisServer) -> None:
 
     def look(generation: float) -> None:
         for name, (kind, seconds) in keys_of(redis).items():
-            kept = 30.0 * DAY if "{S}" not in name else 90.0 * DAY if name.endswith("{S}") else generation
+            of_generation = name.startswith("unspool:{S}:")
+            days = 90.0 if name in ("unspool:{S}", "unspool:floor") else 30.0
+            kept = generation if of_generation else days * DAY
             assert kept - LATE < seconds <= kept, (name, seconds)
             seen[name] = kind
 
