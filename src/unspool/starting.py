@@ -18,7 +18,7 @@ from unspool.errors import (
     TooManyGenerations,
     UnspoolError,
 )
-from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Task, check_id
+from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Task, check_id, check_tenant, stream_of
 from unspool.protocols import NewJob
 from unspool.replica import Replica
 from unspool.runs import Run
@@ -43,6 +43,7 @@ async def create(
     if replica.closing:
         raise ShuttingDown
     check_id("stream_id", stream_id)
+    check_tenant(owner.tenant)
     for name, value in (("request_id", request_id), ("account", account)):
         if value is not None:
             check_id(name, value)
@@ -58,7 +59,7 @@ async def create(
         if not await _known(replica, new):
             await replica.billing.check(new.account)
             mine = [job.key for job in await _of_user(replica, new.owner)]
-            _refuse_above(replica.options.max_active_per_user, mine, new.stream_id)
+            _refuse_above(replica.options.max_active_per_user, mine, new.name)
             await _check_account(replica, new)
         try:
             created = await replica.store.create(new)
@@ -104,7 +105,7 @@ async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task) -> Non
     while not replica.closing and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_PAUSE)
         try:
-            job = await replica.store.get(new.stream_id, owner=new.owner)
+            job = await replica.store.get(new.name, owner=new.owner)
         except (StoreUnavailable, NotFound, Gone):
             continue
         if job.token == new.token:
@@ -126,7 +127,7 @@ async def _known(replica: Replica, new: NewJob) -> bool:
     if new.request_id is None:
         return False
     try:
-        job = await replica.store.get(new.stream_id, owner=new.owner)
+        job = await replica.store.get(new.name, owner=new.owner)
         return job.request_id == new.request_id and job.holds_request
     except (NotFound, Gone):
         return False
@@ -145,25 +146,30 @@ async def _check_account(replica: Replica, new: NewJob) -> None:
         return
     running = await replica.billing.running(new.account)
     try:
-        _refuse_above(limit, running, new.stream_id)
+        _refuse_above(limit, running, new.name)
     except TooManyGenerations as error:
         own = {job.key for job in await replica.store.active(new.owner)}
-        error.details["running"] = [key._asdict() for key in sorted(running) if key in own]
+        error.details["running"] = [_told(key) for key in sorted(running) if key in own]
         raise
 
 
-def _refuse_above(limit: int, running: Iterable[GenerationKey], stream_id: str) -> None:
+def _told(key: GenerationKey) -> dict[str, Any]:
+    """A generation as its clients know it."""
+    return {"stream_id": stream_of(key.stream_id)[0], "generation": key.generation}
+
+
+def _refuse_above(limit: int, running: Iterable[GenerationKey], name: str) -> None:
     latest = {key.stream_id: key for key in sorted(running)}
     # What runs on the stream is replaced, and what was just replaced on another may not have given back its hold yet.
-    others = [key for key in latest.values() if key.stream_id != stream_id]
+    others = [key for key in latest.values() if key.stream_id != name]
     if limit and len(others) >= limit:
         raise TooManyGenerations(
             f"{len(others)} generations are running, and {limit} may; stop one, or wait for its end",
-            limit=limit, running=[key._asdict() for key in others],
+            limit=limit, running=[_told(key) for key in others],
         )  # fmt: skip
 
 
 def _refuse_late(limit: int, running: Sequence[Job], job: Job) -> None:
     ordered = sorted(running, key=lambda one: (one.created_at, one.key))
     earlier = [one.key for one in ordered if (one.created_at, one.key) < (job.created_at, job.key)]
-    _refuse_above(limit, earlier, job.stream_id)
+    _refuse_above(limit, earlier, job.key.stream_id)

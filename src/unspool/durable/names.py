@@ -10,7 +10,7 @@ import hashlib
 from typing import Final
 
 from unspool.errors import BadRequest
-from unspool.jobs import Limits, Owner
+from unspool.jobs import Limits, Owner, stream_name
 from unspool.protocols import NewJob
 
 PREFIX: Final = "§ds:"
@@ -31,6 +31,11 @@ def stream_id_of(path: str) -> str:
     if len(path) <= _LONG and path.isascii() and path.isprintable():
         return f"{PREFIX}{path}"
     return f"{PREFIX}#{hashlib.sha256(path.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def name_of(path: str, owner: Owner) -> str:
+    """The internal name of the stream at a path, which its tenant is part of. Raises BadRequest."""
+    return stream_name(stream_id_of(path), owner_of(owner).tenant)
 
 
 def owner_of(owner: Owner) -> Owner:
