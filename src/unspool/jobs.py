@@ -148,7 +148,7 @@ class Anyone(Enum):
 
 
 ANYONE: Final = Anyone.ANYONE
-"""For trusted code, in the place of a user: whoever of the tenant owns it. A value that no client can name."""
+"""For trusted code, in the place of a user: any owner within the tenant. A value that no client can name."""
 
 User = str | Anyone | None
 

@@ -168,7 +168,7 @@ def job_of(name: str, reply: Sequence[Any]) -> Job:
         return _job_of(name, int(number), fields, fence)
     except (msgspec.DecodeError, KeyError, ValueError) as error:
         raise UnreadableRecord(
-            f"the job {name}/{int(number)} cannot be read by this version of unspool: {error!r}; "
+            f"the job {stream_of(name)[0]}/{int(number)} cannot be read by this version of unspool: {error!r}; "
             "upgrade this replica if a newer version shares its store"
         ) from error
 

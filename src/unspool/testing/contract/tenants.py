@@ -83,7 +83,7 @@ class TestTenants:
         assert raised.value.message == "stream 's' is at generation 0, not at 1"
 
     async def test_trusted_code_says_which_tenant(self, cluster: Cluster) -> None:
-        """ANYONE is whoever owns it in that tenant; without one it is the stream that has none."""
+        """ANYONE is the owner in that tenant; without a tenant it is the stream that has none."""
         one, two = await cluster.replica("a"), await cluster.replica("b")
         await begin(one, user="ann", tenant="acme")
         with pytest.raises(NotFound):
