@@ -1,7 +1,8 @@
 """How durable streams are named in the store, and whose they are there.
 
-A client cannot name any of this: the ids and tenants of applications are printable ASCII, these are not. So a durable
-stream is never listed among somebody's generations, and no generation can take its name.
+A client cannot name any of this: the ids of applications are printable ASCII, and no tenant of theirs begins with `§`.
+So a durable stream is never listed among somebody's generations, and no generation can take its name. Its tenant is
+part of its name in the store, as for generations: one path is another stream for each tenant.
 """
 
 from __future__ import annotations
