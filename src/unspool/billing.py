@@ -15,14 +15,16 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from msgspec.structs import replace
+
 from unspool import events
-from unspool.errors import ConfigurationError, Gone, InsufficientBalance, NotFound, StoreUnavailable, UnspoolError
+from unspool.errors import ConfigurationError, Gone, NotFound, StoreUnavailable, UnspoolError
 from unspool.events import DELTAS, Event, Record
 from unspool.jobs import GenerationKey, Job
 from unspool.ledger import Usage, usage_event
 from unspool.ledger.estimates import estimate, tokens_of
 from unspool.ledger.meter import Meter
-from unspool.protocols import JobStore
+from unspool.protocols import JobStore, NewJob
 
 if TYPE_CHECKING:
     from unspool.ledger import Ledger, MeteredCall
@@ -44,7 +46,7 @@ class Billing:
         self.ledger = ledger
         self._store = store
         self._wait = min(_WAIT, lease / 6)
-        self._unheard: dict[GenerationKey, None] = {}  # ends that the ledger has not heard of
+        self._unheard: dict[GenerationKey, str] = {}  # ends that the ledger has not heard of, and their tokens
         self._failing = False  # the last renewal failed
 
     def _of(self, account: str | None) -> Ledger | None:
@@ -62,10 +64,6 @@ class Billing:
             if self.ledger.recall is None:
                 self.ledger.recall = self._recall
             await self.ledger.open()
-
-    async def highest_generation(self) -> int:
-        """The highest number that the ledger knows: what is charged under it must not be charged to another one."""
-        return 0 if self.ledger is None else await self.ledger.highest_generation()
 
     async def close(self) -> None:
         """Finish what is being settled, within the ledger's `drain_on_close`."""
@@ -96,32 +94,40 @@ class Billing:
 
     # a start, which the ledger may refuse
 
-    async def check(self, account: str | None) -> None:
-        """Refuse, before anything has happened, what the balance does not cover.
+    async def reserve(self, new: NewJob, limit: int) -> NewJob:
+        """Set aside what a start may cost, before anything has happened; the start, above all numbers of its stream
+        that the ledger knows. `limit`: on how many streams the account may have generations running.
 
-        Raises InsufficientBalance, and StoreUnavailable where the ledger does not answer.
+        Raises InsufficientBalance, TooManyGenerations, and StoreUnavailable where the ledger does not answer.
         """
-        ledger = self._of(account)
+        ledger, account = self._of(new.account), new.account
         if ledger is None or account is None:
-            return
-        balance, needed = await _answer(lambda: ledger.within(_ANSWER).balance(account)), ledger.options.hold
-        if balance.available - needed < balance.floor:
-            raise InsufficientBalance(
-                account=account, balance=balance.posted, held=balance.held, needed=needed, floor=balance.floor
-            )
+            return new
+        ledger = ledger.within(_ANSWER)
+        floor = await _answer(lambda: ledger.reserve(new.name, new.token, account, limit=limit))
+        return replace(new, floor=max(floor, new.floor))
+
+    async def release(self, new: NewJob) -> None:
+        """Give back what was reserved for a start that has not come about. What fails runs out by itself."""
+        ledger, account = self._of(new.account), new.account
+        if ledger is not None and account is not None:
+            try:
+                await _answer(lambda: ledger.within(_ANSWER).release(new.name, new.token))
+            except StoreUnavailable as error:
+                _log.warning("%s: what was reserved for its start is given back later: %s", new.name, error)
 
     async def admit(self, job: Job) -> None:
-        """Set aside what it may cost. Raises InsufficientBalance, and StoreUnavailable."""
+        """Give what was reserved to the generation, or set it aside now. A ledger that does not answer hears of it by
+        the first call. Raises InsufficientBalance where nothing is reserved any more."""
         ledger, account = self._of(job.account), job.account
-        if ledger is not None and account is not None:
-            await _answer(lambda: ledger.within(_ANSWER).admit(job.key, account, epoch=job.lease.epoch))
-
-    async def running(self, account: str | None) -> list[GenerationKey]:
-        """The generations that hold something of an account. Raises StoreUnavailable."""
-        ledger = self._of(account)
         if ledger is None or account is None:
-            return []
-        return await _answer(lambda: ledger.within(_ANSWER).running(account))
+            return
+        try:
+            await _answer(
+                lambda: ledger.within(_ANSWER).admit(job.key, account, epoch=job.lease.epoch, token=job.token)
+            )
+        except StoreUnavailable as error:
+            _log.warning("%s: the ledger is told of it later: %s", job.key, error)
 
     # a generation, which it cannot hold up
 
@@ -141,8 +147,8 @@ class Billing:
             async with asyncio.timeout(self.renewal):
                 if epochs:
                     await ledger.renew(epochs)
-                for key in list(self._unheard):
-                    await self._close_again(ledger, key)
+                for key, token in list(self._unheard.items()):
+                    await self._close_again(ledger, key, token)
         except Exception as error:  # noqa: BLE001  (the boundary)
             if not self._failing:
                 _log.warning("holds are not renewed until the ledger is back: %r", error)
@@ -152,12 +158,12 @@ class Billing:
             _log.warning("holds are renewed again")
         self._failing = False
 
-    async def _close_again(self, ledger: Ledger, key: GenerationKey) -> None:
+    async def _close_again(self, ledger: Ledger, key: GenerationKey, token: str) -> None:
         del self._unheard[key]
         try:
-            await ledger.close_hold(key)
+            await ledger.close_hold(key, token=token)
         except BaseException:
-            self._unheard[key] = None  # behind the others: it may be its own fault
+            self._unheard[key] = token  # behind the others: it may be its own fault
             raise
 
     async def take_over(self, job: Job, epoch: int) -> None:
@@ -180,12 +186,12 @@ class Billing:
         """It is sealed: give back what it holds."""
 
         async def close(ledger: Ledger) -> bool:
-            await ledger.close_hold(job.key)
+            await ledger.close_hold(job.key, token=job.token)
             return True
 
         charged = self.ledger is not None and job.account is not None
         if charged and not await self._briefly(job, "its hold", close) and len(self._unheard) < _KEPT:
-            self._unheard[job.key] = None
+            self._unheard[job.key] = job.token
 
     async def _briefly(self, job: Job, what: str, work: Callable[[Ledger], Awaitable[_T]]) -> _T | None:
         """Ask the ledger on behalf of what must not wait for it; None where it has no answer in time."""
@@ -207,7 +213,7 @@ class Billing:
             return Counted(f"{job.key}/{agent}/{step}/{attempt}", provider, model, agent)
         return ledger.call(
             job.key, provider=provider, model=model, agent=agent, step=step, attempt=attempt,
-            epoch=job.lease.epoch, **more,
+            epoch=job.lease.epoch, token=job.token, **more,
         )  # fmt: skip
 
     async def _recall(self, call: CallRecord) -> Usage | None:

@@ -296,6 +296,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return Owner(self.user, self.tenant)
 
     @property
+    def log(self) -> str:
+        """What clients name the log by, so that a position never goes on in another one of the same number, as after a
+        store that was lost with all its replicas; empty for one that was made without."""
+        return self.token[:8]
+
+    @property
     def settled(self) -> bool:
         return self.status not in ACTIVE
 

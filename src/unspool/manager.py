@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from unspool import backends, starting, stopping
-from unspool.backends.memory import MemoryStore
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import (
@@ -110,8 +109,6 @@ class GenerationManager:
                 await self.store.ping()
                 channel = await self._transport.connect(self._name, self._on_hint)
                 await self.billing.open()
-                if isinstance(self.store, MemoryStore):  # which has forgotten what the ledger may remember
-                    self.store.reserve(await self.billing.highest_generation())
             except UnspoolError:
                 await self.billing.close()
                 await self.store.close()

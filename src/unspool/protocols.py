@@ -24,7 +24,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """What a generation is made from. `stream_id`: as clients know it, among the streams of the owner's tenant.
 
     `expect_generation`: the number that must be the stream's last; 0: none yet. `token`: what tells this creation from
-    any other, so that a repeated `create` is known as the same.
+    any other, so that a repeated `create` is known as the same. `floor`: numbers of the stream up to this one were used
+    before, as others remember it where the store may not.
     """
 
     stream_id: str
@@ -37,6 +38,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     task: Task | None = None
     account: str | None = None
+    floor: int = 0
     token: str = msgspec.field(default_factory=_token)
 
     @property

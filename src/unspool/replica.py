@@ -23,6 +23,7 @@ from unspool.turns import Turns
 from unspool.viewer import End, Viewer
 
 _log = logging.getLogger("unspool")
+_REMEMBERED = 10_000  # streams whose highest number is remembered
 _LINGER = 5.0  # seconds that a tail without viewers is kept for those who come right back
 
 
@@ -49,6 +50,7 @@ class Replica:
         self.settler = Settler(store, channel, hooks, billing, options.hook_timeout)
         self.runs: dict[GenerationKey, Run] = {}
         self.tails: dict[GenerationKey, Tail] = {}
+        self._numbers: dict[str, int] = {}  # of streams, the highest one seen here; the latest last
         self.viewers: dict[Viewer, None] = {}  # released in the order in which they came
         self.closing = False
         self._closed = False
@@ -65,8 +67,18 @@ class Replica:
             tail = Tail(key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes)
             tail.idle_since = asyncio.get_running_loop().time()
             self.tails[key] = tail
+            self._remember(key)
             self.channel.watch(key, local=local)
         return tail
+
+    def _remember(self, key: GenerationKey) -> None:
+        self._numbers[key.stream_id] = max(key.generation, self._numbers.pop(key.stream_id, 0))
+        if len(self._numbers) > _REMEMBERED:
+            del self._numbers[next(iter(self._numbers))]
+
+    def highest(self, name: str) -> int:
+        """The highest number seen here of the stream of this name, also where the store has lost it since; 0: none."""
+        return self._numbers.get(name, 0)
 
     async def tail(self, key: GenerationKey, job: Job | None = None) -> Tail:
         """The tail of a log, made when it is first asked for. Raises NotFound or Gone."""

@@ -64,7 +64,7 @@ class Run:
         self._keeper: asyncio.Task[None] | None = None
         self._writer = LogWriter(
             store, job.key, job.lease.epoch, self._publish, self._on_lost, self._held, turns,
-            last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
+            token=job.token, last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
         )  # fmt: skip
         self.generation = Generation(job, self._writer, tail.snapshot, billing)
         tail.local = True

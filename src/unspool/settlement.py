@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
-from unspool.errors import StoreUnavailable
+from unspool.errors import Gone, NotFound, StoreUnavailable
 from unspool.events import EVENT_BYTES, Record, encode_data
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks
@@ -24,6 +24,12 @@ from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, 
 _log = logging.getLogger("unspool")
 _T = TypeVar("_T")
 _PAUSE = 0.2  # seconds between two tries while the store is away
+
+
+class _Step(Protocol):
+    """How the store is asked: once, or until it is there."""
+
+    async def __call__(self, call: Callable[[], Awaitable[_T]]) -> _T: ...
 
 
 class Settler:
@@ -50,6 +56,9 @@ class Settler:
     ) -> Sealed:
         """Save the partial answer where one ends unfinished, then seal. Raises Fenced, NotFound, Gone.
 
+        Content that cannot be read is no reason to leave it open: then no hook is called, and nothing is saved over
+        what the application may have.
+
         `patient`: wait for a store that is away, as the owner does; else StoreUnavailable is raised. `restore`: done
         when it is back, before the seal is tried again: it may have lost what it had accepted.
         """
@@ -58,18 +67,19 @@ class Settler:
         if job.settled:
             self.announce(tail, job)
             return Sealed(job, won=False)
-        snapshot = Snapshot()
+        snapshot: Snapshot | None = Snapshot()
         if epoch > 1 or not isinstance(verdict, Completed) or self._hooks.settled:  # else nobody looks at it
-            snapshot = await step(lambda: tail.snapshot(job.last_offset))
-        if epoch > 1 and await self._tell_costs(job, epoch, snapshot, tail):
+            snapshot = await _content(job, tail, step)
+        if epoch > 1 and snapshot is not None and await self._tell_costs(job, epoch, snapshot, tail):
             job = await step(lambda: self._store.get(*key))
-            snapshot = await step(lambda: tail.snapshot(job.last_offset))
-        if not isinstance(verdict, Completed) and not await self.save_partial(job, snapshot):
+            snapshot = await _content(job, tail, step)
+        unfinished = not isinstance(verdict, Completed)
+        if unfinished and snapshot is not None and not await self.save_partial(job, snapshot):
             if isinstance(verdict, Aborted):
                 verdict = Failed(SAVE_FAILED, "The answer was stopped, but could not be saved; reload.", retryable=True)
             else:
                 _log.error("%s: the partial answer was not saved", key)
-        kind, data = terminal(verdict, job, snapshot)
+        kind, data = terminal(verdict, job, snapshot or Snapshot())
         payload = encode_data(data)
         if len(payload) > EVENT_BYTES and isinstance(verdict, Aborted):
             payload = encode_data(without_content(data))
@@ -87,7 +97,8 @@ class Settler:
         if sealed.won:
             self.totals[sealed.job.status] += 1
             await self._billing.end(sealed.job)
-            await self.call(self._hooks.settled, sealed.job, snapshot)
+            if snapshot is not None:
+                await self.call(self._hooks.settled, sealed.job, snapshot)
         return sealed
 
     def is_plain(self, job: Job) -> bool:
@@ -160,6 +171,17 @@ class Settler:
                 _log.exception("a hook failed: %r", hook)
                 good = False
         return good
+
+
+async def _content(job: Job, tail: Tail, step: _Step) -> Snapshot | None:
+    """What it has said; None where that cannot be read. Raises StoreUnavailable, NotFound, Gone."""
+    try:
+        return await step(lambda: tail.snapshot(job.last_offset))
+    except (StoreUnavailable, NotFound, Gone):
+        raise
+    except Exception:  # noqa: BLE001  (logged; of whatever kind it is, nobody else could read it either)
+        _log.exception("%s: what it has said cannot be read; it is sealed without being saved", job.key)
+        return None
 
 
 async def _once(call: Callable[[], Awaitable[_T]]) -> _T:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from unspool.errors import (
     Gone,
+    InsufficientBalance,
     InvalidArgument,
     NotFound,
+    RunFailed,
     ShuttingDown,
     StoreUnavailable,
     TooManyGenerations,
@@ -23,11 +26,13 @@ from unspool.protocols import NewJob
 from unspool.replica import Replica
 from unspool.runs import Run
 from unspool.tasks import RunFunction
-from unspool.terminals import Failed
+from unspool.terminals import Aborted, Failed
 
 _log = logging.getLogger("unspool")
 _PAUSE: Final = 0.2
 """Seconds between two looks for a creation that was not answered."""
+_REPEATED: Final = (0.0, 0.1, 0.4)
+"""Seconds before each look for the start that this one may be a repetition of."""
 
 
 async def create(
@@ -55,34 +60,67 @@ async def create(
         task=begin if isinstance(begin, Task) else None,
         limits=limits or replica.options.limits,
     )  # fmt: skip
+    making = asyncio.create_task(_make(replica, new, begin))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(partial(_unwanted, begin))
+        raise
+
+
+def _unwanted(begin: RunFunction | Task | None, making: asyncio.Task[tuple[Job, Run | None]]) -> None:
+    """Whoever wanted it was cancelled meanwhile: it begins all the same, as for one that lost the answer."""
+    run = None if making.cancelled() or making.exception() is not None else making.result()[1]
+    if run is None:
+        return
+    if begin is not None:
+        run.begin(begin)
+    else:
+        run.give_up(Aborted("system", "cancelled"))
+
+
+async def _make(replica: Replica, new: NewJob, begin: RunFunction | Task | None) -> tuple[Job, Run | None]:
+    """Set aside what it may cost, create the generation, own it. What can refuse comes first: nothing is replaced, and
+    nothing is kept, for a start that is refused."""
     with replica.creation():
+        new = replace(new, floor=replica.highest(new.name))
         if not await _known(replica, new):
-            await replica.billing.check(new.account)
             mine = [job.key for job in await _of_user(replica, new.owner)]
             _refuse_above(replica.options.max_active_per_user, mine, new.name)
-            await _check_account(replica, new)
+            try:
+                new = await _reserve(replica, new)
+            except (InsufficientBalance, TooManyGenerations):
+                if not await _known_soon(replica, new):
+                    raise
         try:
             created = await replica.store.create(new)
         except StoreUnavailable:
-            if begin is not None:
-                replica.spawn(_find(replica, new, begin))
+            replica.spawn(_find(replica, new, begin))
             raise
+        except Exception:
+            replica.spawn(replica.billing.release(new))
+            raise
+        if created.attached:
+            replica.spawn(replica.billing.release(new))
+            return replace(created.job, attached=True), None
         if created.replaced is not None:
             replica.on_replaced(created.replaced)
-        if created.attached:
-            return replace(created.job, attached=True), None
-        return created.job, await _own(replica, created.job)
+        return created.job, await _own(replica, created.job, replaced=created.replaced is not None)
 
 
-async def _own(replica: Replica, job: Job) -> Run:
-    """Become the owner of a job that was created here. Raises what refuses it after all; then it is sealed."""
+async def _own(replica: Replica, job: Job, *, replaced: bool) -> Run:
+    """Become the owner of a job that was created here. Raises what refuses it after all; then it is sealed, and the
+    error names it."""
     run = replica.own(job)
     try:
-        await _check_again(replica, job)
+        if not replaced:  # one that runs in the place of another is not one more
+            await _check_again(replica, job)
         await replica.billing.admit(job)
-    except UnspoolError as refusal:
+    except Exception as error:
+        refusal = error if isinstance(error, UnspoolError) else RunFailed("the start failed")
         run.give_up(Failed(refusal.code, refusal.message, retryable=True))
         await run.done.wait()
+        refusal.details["generation"] = job.generation
         raise
     return run
 
@@ -95,14 +133,14 @@ async def _check_again(replica: Replica, job: Job) -> None:
         _log.warning("%s: how many its user has running could not be checked again: %s", job.key, error)
 
 
-async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task) -> None:
-    """Begin a run whose creation was not answered, if it has happened after all.
+async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task | None) -> None:
+    """Begin a run whose creation was not answered, if it has happened after all, and can be begun here.
 
     The caller was told that the outcome is not known, and repeats the request under the same id, maybe on another
     replica: it attaches to this generation, which must have a run.
     """
     deadline = asyncio.get_running_loop().time() + replica.options.lease / 2
-    while not replica.closing and asyncio.get_running_loop().time() < deadline:
+    while begin is not None and not replica.closing and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_PAUSE)
         try:
             job = await replica.store.get(new.name, owner=new.owner)
@@ -111,13 +149,15 @@ async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task) -> Non
         if job.token == new.token:
             if not job.settled and job.lease.epoch == 1:
                 await _begin_found(replica, job, begin)
-            return
+                return
+            break
+    await replica.billing.release(new)
 
 
 async def _begin_found(replica: Replica, job: Job, begin: RunFunction | Task) -> None:
     _log.warning("%s: created, though the store did not answer; its run begins", job.key)
     try:
-        (await _own(replica, job)).begin(begin)
+        (await _own(replica, job, replaced=False)).begin(begin)
     except UnspoolError as error:
         _log.warning("%s: its run does not begin: %s", job.key, error)
 
@@ -133,23 +173,32 @@ async def _known(replica: Replica, new: NewJob) -> bool:
         return False
 
 
+async def _known_soon(replica: Replica, new: NewJob) -> bool:
+    """The same for one that was refused: what it lacks may be what the first of its kind has just set aside."""
+    for pause in _REPEATED if new.request_id is not None else ():
+        await asyncio.sleep(pause)
+        if await _known(replica, new):
+            return True
+    return False
+
+
 async def _of_user(replica: Replica, owner: Owner) -> Sequence[Job]:
     if not replica.options.max_active_per_user or owner.user is None:
         return ()
     return await replica.store.active(owner)
 
 
-async def _check_account(replica: Replica, new: NewJob) -> None:
-    """Refuse one more than an account may have running. The caller is told its own, not those of others on it."""
-    limit = replica.options.max_active_per_account
-    if not limit:
-        return
-    running = await replica.billing.running(new.account)
+async def _reserve(replica: Replica, new: NewJob) -> NewJob:
+    """Set aside what it may cost. One that is refused for what others on the account run is told its own only."""
     try:
-        _refuse_above(limit, running, new.name)
+        return await replica.billing.reserve(new, replica.options.max_active_per_account)
     except TooManyGenerations as error:
         own = {job.key for job in await replica.store.active(new.owner)}
-        error.details["running"] = [_told(key) for key in sorted(running) if key in own]
+        running = [GenerationKey(**key) for key in error.details["running"]]
+        error.details["running"] = [_told(key) for key in running if key in own]
+        raise
+    except StoreUnavailable:
+        replica.spawn(replica.billing.release(new))  # it may have been set aside, and not answered
         raise
 
 

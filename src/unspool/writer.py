@@ -92,6 +92,7 @@ class LogWriter:
         held: Callable[[int], Sequence[Record] | None],
         turns: Turns,
         *,
+        token: str,
         last: int,
         backlog: int,
         log_bytes: int,
@@ -102,6 +103,7 @@ class LogWriter:
         self.refused: Exception | None = None
         self._store = store
         self._key = key
+        self._token = token
         self._epoch = epoch
         self._publish = publish
         self._lost = lost
@@ -344,9 +346,12 @@ class LogWriter:
     async def restore(self) -> bool:
         """Write again what the store had accepted and has lost, as when a replica that lagged behind became the master.
 
-        True when something was missing and is there again. Raises StoreUnavailable.
+        True when something was missing and is there again. Raises StoreUnavailable, and Fenced where the log is no
+        longer this one.
         """
         job = await self._store.get(*self._key)
+        if job.token != self._token:  # the store has lost its creation, too, and has given its number to another
+            raise Fenced(f"{self._key} is another one by now")
         if job.settled or job.lease.epoch != self._epoch or job.last_offset >= self.last:
             return False
         missing = self._held(job.last_offset)

@@ -23,6 +23,7 @@ export class Follower {
   #streamId;
   #generation;
   #position;
+  #log = null; // the one that the position is of, as the server names it
   #snapshot;
   #signal;
   #onState;
@@ -98,6 +99,7 @@ export class Follower {
           const record = recordOf(message);
           this.#generation = record.generation;
           this.#position = message.id;
+          this.#log ??= response.headers.get('x-unspool-log');
           this.#retry.least = decoder.retry ?? this.#retry.least;
           this.#retry.succeeded();
           yield record;
@@ -120,7 +122,7 @@ export class Follower {
 
   #path() {
     const snapshot = this.#snapshot && this.#position === null;
-    return `${streamPath(this.#streamId)}/events${query({ generation: this.#generation, snapshot })}`;
+    return `${streamPath(this.#streamId)}/events${query({ generation: this.#generation, log: this.#log, snapshot })}`;
   }
 
   #headers() {

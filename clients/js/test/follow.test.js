@@ -47,6 +47,23 @@ test('a cut connection is taken up at the position, in the generation it began w
   ]);
 });
 
+test('the log that was followed is named, also where its server has lost it', async (t) => {
+  const told = (name, ...frames) => (request, response) => {
+    response.setHeader('x-unspool-log', name);
+    cut(...frames)(request, response);
+  };
+  const gone = refuse(409, { code: 'invalid_position', title: 'The log that was followed is lost.' });
+  const server = await serve(t, told('one', HASTY, frame(1)), told('two', frame(2)), gone);
+  const records = [];
+  await assert.rejects(async () => {
+    for await (const record of new Client(server.url).follow('s')) records.push(record);
+  }, { code: 'invalid_position' });
+  assert.deepEqual(offsets(records), [1, 2]);
+  assert.deepEqual(server.requests.map(({ url }) => url.split('?')[1]), [
+    undefined, 'generation=1&log=one', 'generation=1&log=one',
+  ]);
+});
+
 test('a clean end without a terminal record is a cut connection', async (t) => {
   const { records } = await follow(t, [stream(HASTY, frame(1)), stream(last(2))]);
   assert.deepEqual(offsets(records), [1, 2]);

@@ -66,12 +66,12 @@ def listing(status: str | None, limit: int | None) -> Call:
     return Call("GET", "/v1/streams", _query(status=status, limit=limit))
 
 
-def events(stream_id: str, *, generation: int | None, after: int, snapshot: bool) -> Call:
+def events(stream_id: str, *, generation: int | None, after: int, snapshot: bool, log: str | None = None) -> Call:
     """The event stream. Once the generation is known, the position goes where a browser puts it."""
     position: dict[str, str] = {}
     if after and generation is not None:
         position["last-event-id"] = f"{generation}-{after}"
-    query = _query(generation=generation, snapshot=1 if snapshot else None)
+    query = _query(generation=generation, snapshot=1 if snapshot else None, log=log or None)
     if after and generation is None:
         query["after"] = str(after)
     headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-store", **position}

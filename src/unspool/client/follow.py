@@ -62,13 +62,15 @@ class Following:
         self._clock = clock
         self._lost_at: float | None = None
         self._decoder = Decoder()
+        self._log = self._coming = ""
 
     def request(self) -> calls.Call:
         """What to ask for now."""
         self._tell(State("connecting", self.offset))
         return calls.events(
-            self.stream_id, generation=self.generation, after=self.offset, snapshot=self._snapshot and not self.offset
-        )
+            self.stream_id, generation=self.generation, after=self.offset, snapshot=self._snapshot and not self.offset,
+            log=self._log,
+        )  # fmt: skip
 
     def answered(self, url: str, status: int, headers: Mapping[str, str]) -> None:
         """The connection stands. Raises UnexpectedAnswer where it is no event stream."""
@@ -79,6 +81,7 @@ class Following:
         if media_type != "text/event-stream":
             raise UnexpectedAnswer(f"{url} is not an event stream: is this an unspool server?")
         self._decoder = Decoder()
+        self._coming = headers.get("x-unspool-log", "")
         self._tell(State("live", self.offset))
 
     def feed(self, data: bytes) -> Iterator[Received]:
@@ -92,6 +95,7 @@ class Following:
             if self.generation is None:
                 # From here on it is named: "the stream's last" may be another one after a reconnect.
                 self.generation = record.generation
+            self._log = self._log or self._coming  # what comes from now on must come from it
             rewound = record.type == SYNC and record.data.get("reason") == "rewound"  # the store has lost its end
             known = record.offset < self.offset if record.type == SYNC else record.offset <= self.offset
             known = known and not rewound

@@ -83,6 +83,12 @@ def document(*, bearer: bool, ledger: bool = False) -> dict[str, Any]:
         "name": "after", "in": "query", "description": "The offset after which to begin, or generation-offset.",
         "schema": {"type": "string", "pattern": f"^{_POSITION}$", "default": "0"},
     }  # fmt: skip
+    log = {
+        "name": "log", "in": "query",
+        "description": "The log that was followed, as `events_url` and the header X-Unspool-Log name it; "
+        "another one of the same number is 409.",
+        "schema": {"type": "string"},
+    }  # fmt: skip
     snapshot = {
         "name": "snapshot", "in": "query", "description": "1: begin with one sync event, the content so far.",
         "schema": {"type": "string", "enum": ["0", "1", "false", "true"], "default": "0"},
@@ -117,7 +123,7 @@ def document(*, bearer: bool, ledger: bool = False) -> dict[str, Any]:
                 }, 400, 401, *((402,) if ledger else ()), 404, 409, 413, 415, 422, 429, 503, body=start),
             },
             f"{one}/events": {
-                "get": _operation("follow", "Follow by SSE", [_STREAM, _GENERATION, last_id, after, snapshot], {
+                "get": _operation("follow", "Follow by SSE", [_STREAM, _GENERATION, last_id, after, log, snapshot], {
                     200: {
                         "description": "event = type, data = JSON, id = generation-offset; until a terminal one",
                         "content": {"text/event-stream": {"itemSchema": _EVENT}},

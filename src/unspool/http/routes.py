@@ -123,7 +123,7 @@ class _Native:
             "stream_id": job.stream_id,
             "generation": job.generation,
             "status": job.status,
-            "events_url": f"{prefix}/{quote(stream_id, safe='')}/events?generation={job.generation}",
+            "events_url": f"{prefix}/{quote(stream_id, safe='')}/events?generation={job.generation}&log={job.log}",
         }
         return json_response(answer, 200 if job.attached else 201)
 

@@ -21,6 +21,8 @@ from unspool.sse import HEADERS, KEEP_ALIVE, native_frame
 from unspool.viewer import Viewer
 
 _NONE: Final[Mapping[str, str]] = {}
+LOG_HEADER: Final = b"x-unspool-log"
+"""Names the log that a response follows: whoever comes back says it in `?log=`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +34,22 @@ class Position:
     snapshot: bool = False
     claimed: int | None = None
     """The generation that the client's event id names."""
+    log: str = ""
+    """The log that it was following: see `Job.log`."""
 
 
 def position_of(headers: Mapping[str, str], query: QueryParams) -> Position:
     """From `Last-Event-ID`, else `?after=`, else the first record. Raises BadRequest, naming the field."""
     generation = _number("generation", query["generation"], 1) if "generation" in query else None
     snapshot = _flag("snapshot", query.get("snapshot", "0"))
+    log = query.get("log", "")
     token, field = headers.get("last-event-id", ""), "Last-Event-ID"
     if not token:
         token, field = query.get("after", "0"), "after"
     claimed, dash, offset = token.partition("-")
     if not dash:
-        return Position(generation, _number(field, token, 0), snapshot)
-    return Position(generation, _number(field, offset, 0), snapshot, _number(field, claimed, 0))
+        return Position(generation, _number(field, token, 0), snapshot, log=log)
+    return Position(generation, _number(field, offset, 0), snapshot, _number(field, claimed, 0), log)
 
 
 def _number(field: str, value: str, least: int) -> int:
@@ -117,8 +122,15 @@ class EventStream(Response):
                 f"the position is of generation {position.claimed}; the stream is at generation {job.generation}",
                 generation=job.generation, first_offset=job.first_offset, last_offset=job.last_offset,
             )  # fmt: skip
+        if position.log and job.log and position.log != job.log:
+            raise InvalidPosition(
+                f"the log that was followed is lost; generation {job.generation} of the stream is another one now",
+                generation=job.generation, first_offset=job.first_offset, last_offset=job.last_offset,
+            )  # fmt: skip
         if _finished(job, position):
             return None
+        if job.log:
+            self.raw_headers.append((LOG_HEADER, job.log.encode()))
         return await self._manager.view(
             self._stream_id, user=self._user, tenant=self._tenant, after=position.after,
             generation=job.generation, snapshot=position.snapshot,

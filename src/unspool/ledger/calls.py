@@ -12,7 +12,7 @@ from unspool.errors import CallStarted, Fenced, InvalidArgument, NotFound, Unspo
 from unspool.events import Event
 from unspool.ledger.database import Transaction
 from unspool.ledger.entries import Posting, post
-from unspool.ledger.holds import LOCK_HOLD, OPEN, hold_of, take_over, top_up
+from unspool.ledger.holds import LOCK_HOLD, OPEN, bind, hold_of, take_over, top_up
 from unspool.ledger.prices import Price, Pricer
 from unspool.ledger.rules import RULES, Source, Step, fingerprint, keepable, restored, stored
 from unspool.ledger.tables import hold, model_call
@@ -41,7 +41,8 @@ _GIVEN: Final = ("call_id", "generation", "agent", "step", "attempt", "provider"
 class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     """A model call that is about to leave. `epoch`: the owner's, which fences it. `hold`: nano-USD that the
     generation's hold is raised to before. `input_tokens`: of the request, as far as the caller knows. `token`: this
-    very start, told from another's of the same call."""
+    very start, told from another's of the same call. `reserved`: the name of the hold, where the generation was not
+    admitted yet."""
 
     call_id: str
     generation: str
@@ -53,6 +54,7 @@ class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     started_at: float
     token: str
+    reserved: str | None = None
     hold: int = 0
     input_tokens: int | None = None
 
@@ -94,6 +96,8 @@ def start(tx: Transaction, call: CallStart, lease: float) -> None:
     # The hold comes first here: a call that is being made can only be waited for by another start of the same call,
     # which wants the same hold first. Everywhere else the order is call, hold, account.
     found = tx.first(LOCK_HOLD, {"whose": call.generation})
+    if found is None and call.reserved is not None and bind(tx, call.reserved, call.generation, call.epoch):
+        found = tx.first(LOCK_HOLD, {"whose": call.generation})
     if found is None or found.state != OPEN or found.epoch > call.epoch:
         raise Fenced(f"{call.generation} has no open hold under epoch {call.epoch}; the call must not be sent")
     ceiling = max(found.remaining, call.hold)  # what an estimate may come to

@@ -1,5 +1,8 @@
 """Holds: what a generation may spend, set aside while it runs. Leased, topped up, and closed once, by its seal.
 
+Money is set aside before there is a generation, since a start that is refused must not have replaced anything: the hold
+then bears a reserved name, `stream/+token`, and is given the generation's once that has a number.
+
 A hold whose lease has run out gives back what it has and stays open, for the ledger does not know who lives: its owner
 may only have been cut off from the ledger, and opens it again by a renewal or its next call.
 """
@@ -10,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, select, tuple_, update
+from sqlalchemy import bindparam, delete, select, tuple_, update
 
-from unspool.errors import Fenced, InsufficientBalance
+from unspool.errors import Fenced, InsufficientBalance, TooManyGenerations
 from unspool.ledger.database import Transaction
 from unspool.ledger.money import in_usd
 from unspool.ledger.tables import account, hold
@@ -39,6 +42,12 @@ _RAISE: Final = (
 _EMPTY: Final = update(hold).where(hold.c.generation == bindparam("whose")).values(remaining=0)
 _CLOSE: Final = update(hold).where(hold.c.generation == bindparam("whose")).values(remaining=0, state=CLOSED)
 _ACCOUNT: Final = select(account).where(account.c.account_id == bindparam("whose"))
+_RENAME: Final = (
+    update(hold)
+    .where(hold.c.generation == bindparam("reserved"), hold.c.state == OPEN)
+    .values(generation=bindparam("whose"), epoch=bindparam("by"))
+)
+_REMOVE: Final = delete(hold).where(hold.c.generation == bindparam("whose"))
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +68,69 @@ def hold_of(row: Any) -> Hold:
     )  # fmt: skip
 
 
-def admit(tx: Transaction, generation: str, whose: str, amount: int, epoch: int, lease: float) -> Hold:
-    """Open a generation's hold; a repetition finds the one that is there. Raises InsufficientBalance, Fenced."""
+def reserved_name(stream_id: str, token: str) -> str:
+    """The name of a hold whose generation has no number yet."""
+    return f"{stream_id}/+{token}"
+
+
+def numbered(generation: str) -> tuple[str, int]:
+    """The stream and the number of a hold's generation; 0 where it is only reserved."""
+    stream_id, _, number = generation.rpartition("/")
+    return stream_id, 0 if number.startswith("+") else int(number)
+
+
+def running(tx: Transaction, whose: str) -> list[str]:
+    """The generations whose holds on an account are open, and not run out."""
+    mine = select(hold.c.generation).where(
+        hold.c.account_id == whose, hold.c.state == OPEN, hold.c.expires_at >= tx.now()
+    )
+    return [row.generation for row in tx.all(mine.order_by(hold.c.generation))]
+
+
+def highest(tx: Transaction, stream_id: str) -> int:
+    """The highest number of a stream's generations that ever had a hold."""
+    name = tx.in_byte_order(hold.c.generation)
+    of_stream = select(hold.c.generation).where(name >= f"{stream_id}/", name < f"{stream_id}0")  # "0" comes behind "/"
+    return max((numbered(row.generation)[1] for row in tx.all(of_stream)), default=0)
+
+
+def reserve(tx: Transaction, name: str, whose: str, amount: int, lease: float, limit: int) -> int:
+    """Set something aside for a start; the highest number that its stream ever had here.
+
+    `limit`: how many streams may hold something of the account, this one included; 0: any number. Raises
+    InsufficientBalance, TooManyGenerations.
+    """
+    admit(tx, name, whose, amount, 1, lease)  # from here on others who start on this account wait
+    stream_id, _ = numbered(name)
+    others = {numbered(generation) for generation in running(tx, whose)}
+    others = {(other, number) for other, number in others if other != stream_id}
+    if limit and len(streams := {other for other, _ in others}) >= limit:
+        raise TooManyGenerations(
+            f"{len(streams)} generations are running on the account, and {limit} may; stop one, or wait for its end",
+            limit=limit, running=[{"stream_id": other, "generation": number} for other, number in sorted(others)],
+        )  # fmt: skip
+    return highest(tx, stream_id)
+
+
+def release(tx: Transaction, name: str) -> None:
+    """Give back what was reserved for a start that did not come about. Harmless where that was done before."""
+    if close(tx, name) is not None:
+        tx.run(_REMOVE, {"whose": name})
+
+
+def bind(tx: Transaction, name: str, generation: str, epoch: int) -> bool:
+    """Give a reserved hold the name of its generation; whether there was such a hold, and no other of this name."""
+    taken = tx.first(LOCK_HOLD, {"whose": generation}) is not None
+    return not taken and tx.change(_RENAME, {"reserved": name, "whose": generation, "by": epoch}) == 1
+
+
+def admit(
+    tx: Transaction, generation: str, whose: str, amount: int, epoch: int, lease: float, reserved: str | None = None
+) -> Hold:
+    """Open a generation's hold, or take over the one that was reserved for it; a repetition finds the one that is
+    there. Raises InsufficientBalance, Fenced."""
+    if reserved is not None and bind(tx, reserved, generation, epoch):
+        return hold_of(tx.first(LOCK_HOLD, {"whose": generation}))
     tx.insert_new(account, {"account_id": whose, "posted": 0, "held": 0, "floor": 0})
     values = {
         "generation": generation, "account_id": whose, "remaining": amount, "state": OPEN,
@@ -97,8 +167,10 @@ def _set_aside(tx: Transaction, whose: str, more: int) -> None:
     )  # fmt: skip
 
 
-def close(tx: Transaction, generation: str) -> int | None:
+def close(tx: Transaction, generation: str, reserved: str | None = None) -> int | None:
     """Close a hold and give back what remains, once: how much, None where it was closed or never there."""
+    if reserved is not None:
+        bind(tx, reserved, generation, 1)
     found = tx.first(LOCK_HOLD, {"whose": generation})
     if found is None or found.state != OPEN:
         return None

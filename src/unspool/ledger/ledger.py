@@ -155,16 +155,35 @@ class Ledger:
 
     # a generation's money
 
-    async def admit(self, key: GenerationKey, account: str, *, epoch: int = 1, amount: int | None = None) -> Hold:
+    async def reserve(self, stream: str, token: str, account: str, *, limit: int = 0) -> int:
+        """Set `options.hold` aside for a start on a stream, before its generation has a number; `admit` names it then.
+        Repeatable. Answers the highest number of the stream's generations that was ever charged here: a store that
+        has forgotten it must not use it again.
+
+        `stream`: its internal name. `limit`: on how many streams generations of the account may run; 0: on any number.
+        Raises InsufficientBalance, with the figures, and TooManyGenerations: then nothing has changed.
+        """
+        check_id("account", account)
+        name, held, lease = holds.reserved_name(stream, token), self.options.hold, self.options.hold_lease
+        return await self.database.write(lambda tx: holds.reserve(tx, name, account, held, lease, limit))
+
+    async def release(self, stream: str, token: str) -> None:
+        """Give back what was reserved for a start that has not come about. Harmless where nothing is."""
+        await self.database.write(lambda tx: holds.release(tx, holds.reserved_name(stream, token)))
+
+    async def admit(
+        self, key: GenerationKey, account: str, *, epoch: int = 1, amount: int | None = None, token: str | None = None
+    ) -> Hold:
         """Set `amount` aside (else `options.hold`) for a generation that is about to start. Repeatable.
 
-        An account that is not there has a balance of 0. Raises InsufficientBalance, with the figures; Fenced where its
-        hold is closed already or another account's.
+        `token`: the generation takes over what was reserved under it, where that is still there. An account that is not
+        there has a balance of 0. Raises InsufficientBalance, with the figures; Fenced where its hold is closed already
+        or another account's.
         """
         check_id("account", account)
         held = self.options.hold if amount is None else check_amount(amount, least=0)
-        lease = self.options.hold_lease
-        return await self.database.write(lambda tx: holds.admit(tx, str(key), account, held, epoch, lease))
+        name, lease = holds.reserved_name(key.stream_id, token) if token else None, self.options.hold_lease
+        return await self.database.write(lambda tx: holds.admit(tx, str(key), account, held, epoch, lease, name))
 
     async def renew(self, epochs: Mapping[GenerationKey, int]) -> set[str]:
         """Renew the holds of running generations under their owners' epochs, also those that have run out. Those that
@@ -178,10 +197,12 @@ class Ledger:
         lease = self.options.hold_lease
         return await self.database.write(lambda tx: holds.take_over(tx, str(key), epoch, lease))
 
-    async def close_hold(self, key: GenerationKey) -> int | None:
+    async def close_hold(self, key: GenerationKey, *, token: str | None = None) -> int | None:
         """The generation is sealed: give back what remains of its hold, once. Nano-USD; None where it was closed
-        before or never there. Calls that are still under way are settled against the account."""
-        return await self.database.write(lambda tx: holds.close(tx, str(key)))
+        before or never there. Calls that are still under way are settled against the account. `token`: what its hold
+        was reserved under, for one that was never admitted."""
+        name = holds.reserved_name(key.stream_id, token) if token else None
+        return await self.database.write(lambda tx: holds.close(tx, str(key), name))
 
     # model calls
 
@@ -195,14 +216,16 @@ class Ledger:
         step: str = "0",
         attempt: int = 1,
         epoch: int = 1,
+        token: str | None = None,
         input_tokens: int | None = None,
         hold: int | None = None,
         policy: Policy | None = None,
     ) -> MeteredCall:
         """One model call of a generation that was admitted: `async with ledger.call(…) as call: call.observe(chunk)`.
 
-        `attempt` tells a retry from its predecessor: each is charged. `epoch`: the owner's. `input_tokens`: of the
-        request, where they were counted, for an estimate. `hold`: what the generation's hold is made up to before (else
+        `attempt` tells a retry from its predecessor: each is charged. `epoch`: the owner's. `token`: what its hold
+        was reserved under, for a generation that could not be admitted at its start. `input_tokens`: of the request,
+        where they were counted, for an estimate. `hold`: what the generation's hold is made up to before (else
         `options.hold`). `policy`: instead of the ledger's. See `MeteredCall` for what entering raises.
 
         Raises InvalidArgument for names and counts that cannot be kept.
@@ -217,6 +240,7 @@ class Ledger:
         intent = CallStart(
             call_id=f"{key}/{agent}/{step}/{attempt}", generation=str(key), agent=agent, step=step, attempt=attempt,
             provider=provider, model=model, epoch=epoch, started_at=self._clock(), token=secrets.token_hex(8),
+            reserved=holds.reserved_name(key.stream_id, token) if token else None,
             hold=self.options.hold if hold is None else check_amount(hold, "hold", least=0), input_tokens=input_tokens,
         )  # fmt: skip
         return MeteredCall(self._desk, intent, policy or self.options.policy)
@@ -297,16 +321,11 @@ class Ledger:
         return await self.database.read(lambda tx: reads.owner(tx, str(key)))
 
     async def running(self, account: str) -> list[GenerationKey]:
-        """The generations that hold something of an account: those that are running, by their leases."""
+        """The generations that hold something of an account: those that are running, by their leases. One that is
+        about to start has the number 0."""
         check_id("account", account)
-        names = await self.database.read(lambda tx: reads.running(tx, account))
-        return [
-            GenerationKey(stream_id, int(number)) for stream_id, _, number in (name.rpartition("/") for name in names)
-        ]
-
-    async def highest_generation(self) -> int:
-        """The highest number of any generation that was ever admitted: a store that forgets must not use it again."""
-        return await self.database.unhurried().read(reads.highest)
+        names = await self.database.read(lambda tx: holds.running(tx, account))
+        return [GenerationKey(*holds.numbered(name)) for name in names]
 
     async def settled_calls(
         self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,

@@ -161,20 +161,6 @@ def owner(tx: Transaction, generation: str) -> str | None:
     return None if found is None else found.account_id
 
 
-def running(tx: Transaction, account_id: str) -> list[str]:
-    """The generations whose holds on an account are open, and not run out."""
-    mine = select(hold.c.generation).where(
-        hold.c.account_id == account_id, hold.c.state == "open", hold.c.expires_at >= tx.now()
-    )
-    return [row.generation for row in tx.all(mine.order_by(hold.c.generation))]
-
-
-def highest(tx: Transaction) -> int:
-    """The highest number of any generation that ever had a hold."""
-    numbers = (row.generation.rpartition("/")[2] for row in tx.all(select(hold.c.generation)))
-    return max((int(number) for number in numbers), default=0)
-
-
 def summed(generation: str, calls: Sequence[CallRecord]) -> GenerationUsage:
     """The totals over the calls of a generation, in their order."""
     told = [call.usage for call in calls if call.usage is not None]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from unspool import GenerationManager, Hooks, Options
 from unspool.backends.redis import RedisStore, from_url
 from unspool.content import Snapshot
+from unspool.events import Record
 from unspool.jobs import Job, Owner, Status
 from unspool.protocols import NewJob
 
@@ -63,4 +66,33 @@ async def test_no_orphan_waits_for_the_slow_hook_of_another(store: str) -> None:
         go.set()
         while (await made.counts()).by_status[Status.ERROR] < 200:
             await asyncio.sleep(0.05)
+    await made.close()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_one_whose_content_cannot_be_read_is_sealed_without_being_saved(store: str, stopped: bool) -> None:
+    """What a hook saved before is worth more than nothing; the others of its owner are saved and sealed as ever."""
+    made, _ = from_url(store, retention=3600.0)
+    await made.open()
+    saved: list[str] = []
+
+    async def save(job: Job, _: Snapshot) -> None:
+        saved.append(job.stream_id)
+
+    for name in ("good", "bad"):
+        job = (await made.create(NewJob(stream_id=name, owner=Owner("u"), replica="dead", lease=0.5))).job
+        await made.append(job.key, 1, [Record(1, "text.delta", b'{"id":"p","text":"said"}')])
+        if stopped:
+            await made.request_abort(job.key, "user", None)
+    log = made._keys.stream("bad") + b":1:log"
+    await made._redis.call(log, b"DEL", log)
+    await made._redis.call(log, b"XADD", log, b"1-0", b"e", b"not an entry")
+    hooks = Hooks(save_partial=[save], settled=[save])
+    survivor = GenerationManager.from_url(store, options=Options(lease=0.5, sweep=0.1), hooks=hooks)
+    async with survivor, asyncio.timeout(PATIENCE):
+        while not all(job.settled for job in await made.jobs(Owner("u"), None, 10)):
+            await asyncio.sleep(0.05)
+        jobs = await made.jobs(Owner("u"), None, 10)
+        assert {job.status for job in jobs} == {Status.ABORTED if stopped else Status.ERROR}
+    assert saved == ["good", "good"]
     await made.close()

@@ -244,3 +244,19 @@ def test_the_client_needs_no_web_framework() -> None:
     code = "import sys, unspool.client; print(*{'starlette', 'uvicorn', 'fastapi', 'typer'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_log_that_is_followed_is_named_from_the_first_record_on() -> None:
+    following = Following("s")
+    assert "log" not in following.request().params
+    events = {"content-type": "text/event-stream"}
+    following.answered("/", 200, {**events, "x-unspool-log": "early"})  # cut before it said anything
+    assert "log" not in following.request().params
+    for name in ("one", "two"):
+        following.answered("/", 200, {**events, "x-unspool-log": name})
+        list(following.feed(frame(1, following.offset + 1, "title", {})))
+        assert following.request().params["log"] == "one"
+    unnamed = Following("s")
+    unnamed.answered("/", 200, events)
+    list(unnamed.feed(frame(1, 1, "title", {})))
+    assert "log" not in unnamed.request().params

@@ -284,6 +284,27 @@ async def test_the_router_in_an_application_of_ones_own(serving: Serving, how: s
         assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 
 
+async def test_a_position_is_of_one_log_also_where_numbers_begin_anew(serving: Serving) -> None:
+    """A process in memory is started anew, and the same is asked again: an address of before finds no other answer."""
+
+    async def begin(client: httpx2.AsyncClient) -> tuple[str, str]:
+        started = (await client.post("/v1/streams/s/generations", json=HELLO)).json()
+        assert started["generation"] == 1
+        async with client.stream("GET", "/v1/streams/s/events") as followed:
+            return started["events_url"], followed.headers["x-unspool-log"]
+
+    async with serving(create_app(GenerationManager(options=OPTIONS), run=count_to_five)) as client:
+        before, log = await begin(client)
+        assert f"log={log}" in before
+    async with serving(create_app(GenerationManager(options=OPTIONS), run=count_to_five)) as client:
+        now, _ = await begin(client)
+        for headers in ({}, {"last-event-id": "1-2"}):
+            assert (await client.get(now, headers=headers)).status_code == 200
+            refused = await client.get(before, headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (409, "invalid_position")
+            assert "is lost" in refused.json()["title"] + refused.json().get("detail", "")
+
+
 User = Annotated[str, Depends(current_user)]
 
 

@@ -306,6 +306,21 @@ async def test_money_is_a_tenant_s_own(serving: Serving) -> None:
             ]  # fmt: skip
 
 
+async def test_a_refusal_names_the_caller_s_own_by_their_ids(serving: Serving) -> None:
+    """An account that tenants share, and on which one more may not run: each is told of its own alone."""
+    talk, ledger = Talk(), Ledger.from_url("sqlite://")
+    manager = GenerationManager(options=Options(max_active_per_account=2), ledger=ledger)
+    async with serving(create_app(manager, run=talk.run, authenticate=who)) as client:
+        asked = {tenant: {**headers(tenant), "x-account": "team"} for tenant in TENANTS}
+        for tenant in (None, "globex"):
+            begun = await client.post("/v1/streams/1/generations", json=NATIVE, headers=asked[tenant])
+            assert begun.status_code == 201
+        for tenant, running in ((None, [{"stream_id": "1", "generation": 1}]), ("acme", [])):
+            refused = await client.post("/v1/streams/2/generations", json=NATIVE, headers=asked[tenant])
+            assert (refused.status_code, refused.json()["running"]) == (429, running)
+            assert "globex" not in refused.text
+
+
 async def test_a_tenant_that_is_no_name_is_refused(serving: Serving) -> None:
     """An `authenticate` that answers an empty tenant is told; it does not act for those without one."""
     async with served(serving) as here:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,7 @@ from unspool.errors import StoreUnavailable
 from unspool.jobs import Status
 from unspool.ledger import Ledger, LedgerOptions, Prices, Rates
 from unspool.producer import Generation
+from unspool.protocols import Created, NewJob
 from unspool.testing.contract.kit import eventually, settled
 from unspool.testing.faults import FaultyStore
 
@@ -37,12 +39,14 @@ class World:
         }  # fmt: skip
         self.ledger = Ledger("sqlite://", pricer=PRICES, options=LedgerOptions(**settings | options))
         self.trouble = Trouble(self.ledger)
-        self.store, self.transport = FaultyStore(MemoryStore()), MemoryTransport()
+        self.inner = MemoryStore()
+        self.store, self.transport = FaultyStore(self.inner), MemoryTransport()
         self.made: list[GenerationManager] = []
 
-    async def replica(self, name: str) -> GenerationManager:
+    async def replica(self, name: str, **bounds: int) -> GenerationManager:
+        options = replace(OPTIONS, **bounds)
         manager = GenerationManager(
-            self.store.as_store(), self.transport, options=OPTIONS, ledger=self.ledger, replica=name
+            self.store.as_store(), self.transport, options=options, ledger=self.ledger, replica=name
         )
         await manager.start_up()
         self.made.append(manager)
@@ -218,20 +222,25 @@ async def test_a_start_is_refused_by_name_and_nothing_has_happened(here: World, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_start_whose_hold_cannot_be_set_aside_is_ended(here: World, kind: str) -> None:
-    """The ledger fails between the look at the balance and the hold: refused, sealed, and nothing stays held."""
-    (manager,) = here.made
-    check = manager.billing.check
+async def test_a_start_whose_ledger_is_lost_behind_its_hold_goes_on(here: World, kind: str) -> None:
+    """What is refused has not happened, so what has happened is not refused: its calls are charged all the same."""
+    (manager,), back = here.made, asyncio.Event()
+    create = here.inner.create
 
-    async def checked(account: str | None) -> None:
-        await check(account)
+    async def creating(new: NewJob) -> Created:
         here.trouble.mode = kind
+        return await create(new)
 
-    manager.billing.check = checked
-    with pytest.raises(StoreUnavailable, match="ledger"):
-        await manager.start("s", until(asyncio.Event()), account="team")
-    assert (await manager.job("s", user=ANYONE)).status is Status.ERROR
-    await here.books(GRANTED)
+    async def run(gen: Generation) -> None:
+        await back.wait()
+        await until(back, calls=1)(gen)
+
+    here.inner.create = creating
+    await manager.start("s", run, account="team")
+    here.trouble.mode = None
+    back.set()
+    assert (await settled(manager, user=None)).status is Status.COMPLETE
+    await here.books(GRANTED - COST)
 
 
 async def test_runs_without_an_account_never_touch_the_ledger() -> None:

@@ -113,10 +113,6 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"<MemoryStore active={len(self._active)} settled={len(self._settled)} streams={len(self._streams)}>"
 
-    def reserve(self, number: int) -> None:
-        """Numbers up to this one were used before: streams that are new count from there."""
-        self._floor = max(self._floor, number)
-
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
@@ -148,7 +144,7 @@ class MemoryStore:
         if stream is None:
             stream = self._streams[new.name] = _Stream(new.owner, self._floor)
         self._dormant.pop(new.name, None)
-        number = stream.used + 1
+        number = max(stream.used, new.floor) + 1
         replaced: Job | None = None
         if running is not None:
             key = GenerationKey(new.name, stream.used)

@@ -32,6 +32,11 @@ class Keys:
         """The channel on which a replica is called."""
         return self.channels + name.encode()
 
+    @property
+    def floor(self) -> bytes:
+        """The number above which streams count that this database does not know: see `Numbers`."""
+        return f"{self.prefix}:floor".encode()
+
     def leases(self, shard: int) -> bytes:
         """Streams by the time at which the lease of their running generation ends."""
         return f"{self.prefix}:leases:{{{shard}}}".encode()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from unspool.backends.redis import wire
+from unspool.backends.redis.floor import Floor
 from unspool.backends.redis.indexes import Indexes
 from unspool.backends.redis.keys import Keys
 from unspool.backends.redis.pipe import AccessDenied
@@ -53,6 +54,7 @@ class RedisStore:
         self._redis = topology
         self._keys = Keys(prefix, topology.database)
         self._indexes = Indexes(topology, self._keys)
+        self._floor = Floor(topology, self._keys, _ms(_NUMBERS))
         self._kept_ended = _ms(retention + 60)
         self._due: dict[GenerationKey, float] = {}  # when the next append of ours renews the lease
         self._unpacked: dict[GenerationKey, int] = {}  # sealed here, with their last offsets
@@ -64,6 +66,7 @@ class RedisStore:
         try:
             await self._redis.open()
             await self.ping()
+            await self._floor.look()
         except AccessDenied as error:
             raise ConfigurationError(f"store: {error}") from error
 
@@ -83,11 +86,11 @@ class RedisStore:
         seen = await self._redis.run("peek", stream, owner, request, expected)
         if seen[0] == b"free":
             # Indexes first: what is created can always be found, and what is not is found to be missing.
-            await self._indexes.enter(new.name, owner, new.lease)
+            _, floor = await asyncio.gather(self._indexes.enter(new.name, owner, new.lease), self._floor.look())
             seen = await self._redis.run(
                 "create", stream, new.name, self._keys.channels, owner, new.token, request, expected,
                 new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
-                _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.name),
+                _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.name), new.floor, floor,
                 *wire.known_metadata(new.metadata),
                 *([b"task", wire.json_bytes(new.task)] if new.task is not None else ()),
                 *([b"account", new.account.encode()] if new.account is not None else ()),
@@ -252,7 +255,8 @@ class RedisStore:
         return Lease(replica, epoch + 1, float(ends))
 
     async def expired(self, limit: int, *, beyond: float | None = None) -> Expired:
-        return await self._indexes.expired(limit, beyond)
+        found, _ = await asyncio.gather(self._indexes.expired(limit, beyond), self._floor.look())
+        return found
 
     # listing
 

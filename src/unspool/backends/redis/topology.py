@@ -34,7 +34,7 @@ _MOVES: Final = 5  # times that a command follows a slot that is being moved
 _MOVING: Final = 1.0  # seconds that it waits for one of which a part is here and a part there
 _PAUSE: Final = 0.02
 _TIMEOUT: Final = 5.0
-_ONE_KEY: Final = frozenset({"drop", "due", "enter", "renewed"})
+_ONE_KEY: Final = frozenset({"drop", "due", "enter", "floor", "renewed"})
 """Scripts that touch nothing but the key that they are given."""
 _MUCH: Final = frozenset({"read"})
 """Scripts that may answer with a page of a log."""

@@ -1,14 +1,15 @@
 -- KEYS: stream. ARGV: stream id, channels of replicas, owner, token, request id, expected number, replica, lease in
 -- seconds, limits, ms that running data is kept, that ended data is, that numbers are, status of a replaced job, channel of
--- the stream, then fields of the job and their values.
+-- the stream, the number above which it is to be, the same for a stream that is new, then fields of the job and their
+-- values.
 local stream = KEYS[1]
 local stream_id, channels, owner, token, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local known = redis.call('HMGET', stream, 'owner', 'used', 'token')
 local used = tonumber(known[2] or '0')
 if known[1] and known[1] ~= owner then return { 'not_found' } end
 if known[3] == token then -- the answer to the first try was lost
-  local replaced = used > 1 and job(stream, used - 1)
-  return { 'created', job(stream, used), replaced and redis.call('HGET', stream .. ':' .. (used - 1), 'by') == token and replaced }
+  local before = redis.call('HGET', stream .. ':' .. known[2], 'before')
+  return { 'created', job(stream, known[2]), before and job(stream, before) }
 end
 if request ~= '' then
   local number = redis.call('HGET', stream, 'r:' .. request)
@@ -17,12 +18,11 @@ if request ~= '' then
 end
 if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= used then return { 'conflict', used } end
 
-local number = string.format('%d', used + 1)
+local number = string.format('%d', math.max(used, tonumber(ARGV[15]), known[2] and 0 or tonumber(ARGV[16])) + 1)
 local replaced = false
 local before = stream .. ':' .. string.format('%d', used)
 if used > 0 and ACTIVE[redis.call('HGET', before, 'status')] then
   local epoch, last = fence(before)
-  redis.call('HSET', before, 'by', token)
   seal(stream, ARGV[14], string.format('%d', used), epoch, last, ARGV[13], 'replaced', '{"by_generation":' .. number .. '}', ARGV[11])
   call_owner(channels, redis.call('HGET', before, 'replica'), stream_id, used)
   replaced = job(stream, string.format('%d', used))
@@ -34,7 +34,8 @@ redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' 
 if request ~= '' then redis.call('HSET', stream, 'r:' .. request, number) end
 redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request, 'token', token, 'replica', ARGV[7], 'lease', ARGV[8],
   'until', seconds(time + tonumber(ARGV[8])), 'created', seconds(time), 'active', seconds(time), 'limits', ARGV[9])
-if #ARGV > 14 then redis.call('HSET', key, unpack(ARGV, 15)) end
+if replaced then redis.call('HSET', key, 'before', string.format('%d', used)) end
+if #ARGV > 16 then redis.call('HSET', key, unpack(ARGV, 17)) end
 redis.call('SET', key .. ':fence', '1:0')
 expire(key, ARGV[10])
 redis.call('PEXPIRE', stream, math.max(tonumber(ARGV[10]), tonumber(ARGV[12]))) -- no shorter than what runs on it
