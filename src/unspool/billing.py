@@ -104,7 +104,7 @@ class Billing:
         if ledger is None or account is None:
             return new
         ledger = ledger.within(_ANSWER)
-        floor = await _answer(lambda: ledger.reserve(new.stream_id, new.token, account, limit=limit))
+        floor = await _answer(lambda: ledger.reserve(new.name, new.token, account, limit=limit))
         return replace(new, floor=max(floor, new.floor))
 
     async def release(self, new: NewJob) -> None:
@@ -112,9 +112,9 @@ class Billing:
         ledger, account = self._of(new.account), new.account
         if ledger is not None and account is not None:
             try:
-                await _answer(lambda: ledger.within(_ANSWER).release(new.stream_id, new.token))
+                await _answer(lambda: ledger.within(_ANSWER).release(new.name, new.token))
             except StoreUnavailable as error:
-                _log.warning("%s: what was reserved for its start is given back later: %s", new.stream_id, error)
+                _log.warning("%s: what was reserved for its start is given back later: %s", new.name, error)
 
     async def admit(self, job: Job) -> None:
         """Give what was reserved to the generation, or set it aside now. A ledger that does not answer hears of it by

@@ -9,8 +9,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from enum import Enum, StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -77,8 +79,53 @@ def check_id(name: str, value: str) -> None:
         raise InvalidArgument(f"{name} must be 1 to {_MAX_ID} printable ASCII characters")
 
 
+_RESERVED: Final = "§"
+"""What the tenants of logs that are no generations begin with (`durable/names.py`)."""
+
+
+def check_tenant(tenant: str | None) -> None:
+    """Raises InvalidArgument for a tenant that cannot be part of a name. An empty one is none: say None instead."""
+    if tenant is None:
+        return
+    if not isinstance(tenant, str) or not tenant or not tenant.isprintable() or tenant.startswith(_RESERVED):
+        raise InvalidArgument(f"tenant must be printable, not empty, and not begin with {_RESERVED}; None: no tenant")
+    if len(quote(tenant, safe="")) > _MAX_ID:
+        raise InvalidArgument(f"tenant must be at most {_MAX_ID} characters long when it is percent-encoded")
+
+
+def stream_name(stream_id: str, tenant: str | None) -> str:
+    """The name under which stores, hints, the ledger and logs know a stream: no two tenants share one.
+
+    Without a tenant it is the stream's id. With one it is `@{tenant}/{stream_id}`, the tenant percent-encoded. An id
+    without a tenant that begins with `@` becomes `@/{stream_id}`, so that no id is another tenant's name. Raises
+    InvalidArgument for an empty tenant.
+    """
+    if tenant is None:
+        return f"@/{stream_id}" if stream_id.startswith("@") else stream_id
+    return _scope(tenant) + stream_id
+
+
+@lru_cache(maxsize=1024)
+def _scope(tenant: str) -> str:
+    if not tenant:
+        raise InvalidArgument("tenant must not be empty; None: no tenant")
+    return f"@{quote(tenant, safe='')}/"
+
+
+def stream_of(name: str) -> tuple[str, str | None]:
+    """The stream's id and its tenant: the inverse of `stream_name`."""
+    if not name.startswith("@"):
+        return name, None
+    tenant, _, stream_id = name[1:].partition("/")
+    return stream_id, unquote(tenant) or None
+
+
 class GenerationKey(NamedTuple):
-    """The identity of a generation: its stream, and its number there (1, 2, 3 …, never reused)."""
+    """The identity of a generation: its stream, and its number there (1, 2, 3 …, never reused).
+
+    `stream_id` is the stream's internal name, which its tenant is part of: see `stream_name`. Clients know it by
+    `Job.stream_id`.
+    """
 
     stream_id: str
     generation: int
@@ -101,13 +148,14 @@ class Anyone(Enum):
 
 
 ANYONE: Final = Anyone.ANYONE
-"""For trusted code, in the place of a user: whoever owns it. A value of its own, so that no client can name it."""
+"""For trusted code, in the place of a user: any owner within the tenant. A value that no client can name."""
 
 User = str | Anyone | None
 
 
 def owner_of(user: User, tenant: str | None) -> Owner | None:
-    """Whom a verb is for; None: trusted code, nothing is to be checked."""
+    """Whom a verb is for; None: trusted code, no user is to be checked. Raises InvalidArgument."""
+    check_tenant(tenant)
     return None if isinstance(user, Anyone) else Owner(user, tenant)
 
 
@@ -204,6 +252,7 @@ class _StrictMetadata(Metadata, frozen=True, forbid_unknown_fields=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state of one generation, as it was when it was read. Times are Unix seconds of the store's clock.
 
+    `stream_id`: as its clients know it, among the streams of its `tenant`; `key` holds the internal name instead.
     `active_at`: its last append, to within a second or so. `first_offset`, `last_offset`: the records that are kept.
     `token`: what tells it from any other, also from one of the same number in a store that has lost it. `abort`: the
     Stop that was asked for. `task`: what runs, where it runs by name. `account`: who pays for its model calls.
@@ -235,7 +284,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> GenerationKey:
-        return GenerationKey(self.stream_id, self.generation)
+        return GenerationKey(stream_name(self.stream_id, self.tenant), self.generation)
+
+    @property
+    def label(self) -> str:
+        """The generation as its clients may see it: unique within its tenant."""
+        return f"{self.stream_id}/{self.generation}"
 
     @property
     def owner(self) -> Owner:

@@ -27,7 +27,7 @@ from unspool.errors import (
     UnspoolError,
 )
 from unspool.events import Record
-from unspool.jobs import Job, Limits, Metadata, Owner, Status, User, owner_of
+from unspool.jobs import Job, Limits, Metadata, Owner, Status, User, check_tenant, owner_of, stream_name
 from unspool.options import Hooks, Options
 from unspool.outcomes import AbortOutcome, Unknown
 from unspool.producer import Generation
@@ -51,9 +51,10 @@ class GenerationManager:
     where `from_url` does not do. `ledger`: what accounts are charged through; it is opened and closed with this.
     `replica`: the name of this process, its own among those that share a store.
 
-    `user` and `tenant` say on whose behalf a call is made: a generation that belongs to somebody else raises NotFound,
-    exactly as one that does not exist. Trusted code may pass ANYONE as the user. Where the store is not in this
-    process, every verb may raise StoreUnavailable.
+    `user` and `tenant` say on whose behalf a call is made: a generation of another user raises NotFound, exactly as one
+    that does not exist. A stream id names a stream of the tenant (None: of no tenant); another tenant's stream of the
+    same id is another stream. Trusted code may pass ANYONE as the user, and still says which tenant. Every verb raises
+    InvalidArgument for a tenant that is not valid and, where the store is not in this process, StoreUnavailable.
     """
 
     def __init__(
@@ -325,7 +326,7 @@ class GenerationManager:
         self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
     ) -> Job:
         """The job of a stream's last generation, or of an older one. Raises NotFound, Gone."""
-        return await self.store.get(stream_id, generation, owner=owner_of(user, tenant))
+        return await self.store.get(stream_name(stream_id, tenant), generation, owner=owner_of(user, tenant))
 
     async def snapshot(
         self, stream_id: str, *, user: User = None, tenant: str | None = None, generation: int | None = None
@@ -352,12 +353,13 @@ class GenerationManager:
 
     async def active(self, *, user: str | None = None, tenant: str | None = None) -> Sequence[Job]:
         """The caller's active jobs, oldest first."""
+        check_tenant(tenant)
         return await self.store.active(Owner(user, tenant))
 
     async def jobs(
         self, *, user: User = None, tenant: str | None = None, status: Status | None = None, limit: int = 100
     ) -> Sequence[Job]:
-        """The caller's jobs, newest first, those within retention included."""
+        """The caller's jobs, newest first, those within retention included. ANYONE: those of all tenants."""
         return await self.store.jobs(owner_of(user, tenant), status, limit)
 
     async def counts(self) -> Counts:

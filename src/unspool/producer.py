@@ -272,7 +272,7 @@ class Generation:
     def _refuse_when_stopping(self, kind: str) -> None:
         # What a stopped call has used is truth and must be told; everything else came too late.
         if self.stopping.is_set() and kind != events.USAGE:
-            raise GenerationStopped(f"{self.key} was stopped; {kind} came too late")
+            raise GenerationStopped(f"{self.job.label} was stopped; {kind} came too late")
 
     def _put_delta(self, kind: str, data: Mapping[str, Any], internal: bool) -> None:
         name = DELTAS[kind]

@@ -15,7 +15,7 @@ import msgspec
 
 from unspool.errors import UnspoolError
 from unspool.events import Record
-from unspool.jobs import GenerationKey, Job
+from unspool.jobs import GenerationKey, Job, stream_name
 
 REQUEST: Final = "request"
 """The type of the internal record that a dialect begins a log with: what it was asked for, in its own words."""
@@ -27,7 +27,7 @@ class _Abstract(msgspec.StructMeta, ABCMeta):
 
 class Projection(msgspec.Struct, kw_only=True, metaclass=_Abstract):
     """One dialect's view of one log. `offset`: the last record it was fed; `count`: the frames that it gave so far,
-    which is the dialect's own position. `created_at`: of the job, Unix seconds.
+    which is the dialect's own position. `stream_id`, `tenant`, `created_at`: of the job.
 
     A subclass has a `name`, implements `project`, and adds what it must remember as fields with defaults.
     """
@@ -36,6 +36,7 @@ class Projection(msgspec.Struct, kw_only=True, metaclass=_Abstract):
     stream_id: str
     generation: int
     created_at: float
+    tenant: str | None = None
     offset: int = 0
     count: int = 0
 
@@ -57,12 +58,17 @@ class Projection(msgspec.Struct, kw_only=True, metaclass=_Abstract):
 
     @property
     def key(self) -> GenerationKey:
-        return GenerationKey(self.stream_id, self.generation)
+        return GenerationKey(stream_name(self.stream_id, self.tenant), self.generation)
+
+    @property
+    def label(self) -> str:
+        """The generation as clients may see it, as `Job.label`."""
+        return f"{self.stream_id}/{self.generation}"
 
     @classmethod
     def begin(cls, job: Job) -> Self:
         """Before the first record."""
-        return cls(stream_id=job.stream_id, generation=job.generation, created_at=job.created_at)
+        return cls(stream_id=job.stream_id, generation=job.generation, created_at=job.created_at, tenant=job.tenant)
 
     def dump(self) -> bytes:
         """JSON from which `load` makes an equal projection."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from unspool.events import Record
-from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status, Task
+from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status, Task, stream_name
 
 
 def _token() -> str:
@@ -21,10 +21,11 @@ def _token() -> str:
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What a generation is made from. `expect_generation`: the number that must be the stream's last; 0: none yet.
+    """What a generation is made from. `stream_id`: as clients know it, among the streams of the owner's tenant.
 
-    `token`: what tells this creation from any other, so that a repeated `create` is known as the same. `floor`: numbers
-    of the stream up to this one were used before, as others remember it where the store may not.
+    `expect_generation`: the number that must be the stream's last; 0: none yet. `token`: what tells this creation from
+    any other, so that a repeated `create` is known as the same. `floor`: numbers of the stream up to this one were used
+    before, as others remember it where the store may not.
     """
 
     stream_id: str
@@ -39,6 +40,11 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     account: str | None = None
     floor: int = 0
     token: str = msgspec.field(default_factory=_token)
+
+    @property
+    def name(self) -> str:
+        """The stream's internal name, under which a store keeps it."""
+        return stream_name(self.stream_id, self.owner.tenant)
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -119,8 +125,8 @@ class JobStore(Protocol):
         """
         ...
 
-    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
-        """One job, the stream's last by default; with `owner`, only when it is theirs.
+    async def get(self, name: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+        """One job, the last of the stream of this internal name by default; with `owner`, only when it is theirs.
 
         Raises Gone for one whose retention is over, NotFound for what never was or is another's.
         """

@@ -76,9 +76,9 @@ class Replica:
         if len(self._numbers) > _REMEMBERED:
             del self._numbers[next(iter(self._numbers))]
 
-    def highest(self, stream_id: str) -> int:
-        """The highest number of the stream that was seen here, also where the store has lost it since; 0: none."""
-        return self._numbers.get(stream_id, 0)
+    def highest(self, name: str) -> int:
+        """The highest number seen here of the stream of this name, also where the store has lost it since; 0: none."""
+        return self._numbers.get(name, 0)
 
     async def tail(self, key: GenerationKey, job: Job | None = None) -> Tail:
         """The tail of a log, made when it is first asked for. Raises NotFound or Gone."""

@@ -160,7 +160,7 @@ class Run:
         if not self._ended.done():
             _log.warning("%s: the run did not stop within %s s and is fenced off", self.key, self._options.abort_grace)
             self.generation.collect_quietly()
-            self._writer.refuse(GenerationStopped(f"{self.key} was stopped"))
+            self._writer.refuse(GenerationStopped(f"{self.generation.job.label} was stopped"))
             self._ended.set_result(self._stop)
 
     def _on_lost(self, error: Exception) -> None:
@@ -228,7 +228,7 @@ class Run:
         self.generation.stopping.set()
         if verdict is not None and self._writer.refused is None:
             self.generation.collect_quietly()
-        self._writer.refuse(GenerationStopped(f"{self.key} has ended"))
+        self._writer.refuse(GenerationStopped(f"{self.generation.job.label} has ended"))
         try:
             if verdict is not None:
                 await self._seal(verdict)

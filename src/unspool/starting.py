@@ -21,7 +21,7 @@ from unspool.errors import (
     TooManyGenerations,
     UnspoolError,
 )
-from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Task, check_id
+from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Task, check_id, check_tenant, stream_of
 from unspool.protocols import NewJob
 from unspool.replica import Replica
 from unspool.runs import Run
@@ -48,6 +48,7 @@ async def create(
     if replica.closing:
         raise ShuttingDown
     check_id("stream_id", stream_id)
+    check_tenant(owner.tenant)
     for name, value in (("request_id", request_id), ("account", account)):
         if value is not None:
             check_id(name, value)
@@ -92,7 +93,7 @@ async def _make(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
     """Set aside what it may cost, create the generation, own it. What can refuse comes first: nothing is replaced, and
     nothing is kept, for a start that is refused."""
     with replica.creation():
-        new = replace(new, floor=replica.highest(new.stream_id))
+        new = replace(new, floor=replica.highest(new.name))
         if not await _known(replica, new):
             try:
                 new = await _admitted(replica, new)
@@ -150,7 +151,7 @@ async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
     while begin is not None and not replica.closing and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_PAUSE)
         try:
-            job = await replica.store.get(new.stream_id, owner=new.owner)
+            job = await replica.store.get(new.name, owner=new.owner)
         except (StoreUnavailable, NotFound, Gone):
             continue
         if job.token == new.token:
@@ -174,7 +175,7 @@ async def _known(replica: Replica, new: NewJob) -> bool:
     if new.request_id is None:
         return False
     try:
-        job = await replica.store.get(new.stream_id, owner=new.owner)
+        job = await replica.store.get(new.name, owner=new.owner)
         return job.request_id == new.request_id and job.holds_request
     except (NotFound, Gone):
         return False
@@ -199,30 +200,36 @@ async def _admitted(replica: Replica, new: NewJob) -> NewJob:
     """Set aside what it may cost, if it may run beside what runs. One that is refused for what others on the account
     run is told its own only."""
     mine = [job.key for job in await _of_user(replica, new.owner)]
-    _refuse_above(replica.options.max_active_per_user, mine, new.stream_id)
+    _refuse_above(replica.options.max_active_per_user, mine, new.name)
     try:
         return await replica.billing.reserve(new, replica.options.max_active_per_account)
     except TooManyGenerations as error:
-        own = [job.key._asdict() for job in await replica.store.active(new.owner)]
-        error.details["running"] = [key for key in error.details["running"] if key in own]
+        own = {job.key for job in await replica.store.active(new.owner)}
+        running = [GenerationKey(**key) for key in error.details["running"]]
+        error.details["running"] = [_told(key) for key in running if key in own]
         raise
     except StoreUnavailable:
         replica.spawn(replica.billing.release(new))  # it may have been set aside, and not answered
         raise
 
 
-def _refuse_above(limit: int, running: Iterable[GenerationKey], stream_id: str) -> None:
+def _told(key: GenerationKey) -> dict[str, Any]:
+    """A generation as its clients know it."""
+    return {"stream_id": stream_of(key.stream_id)[0], "generation": key.generation}
+
+
+def _refuse_above(limit: int, running: Iterable[GenerationKey], name: str) -> None:
     latest = {key.stream_id: key for key in sorted(running)}
     # What runs on the stream is replaced, and what was just replaced on another may not have given back its hold yet.
-    others = [key for key in latest.values() if key.stream_id != stream_id]
+    others = [key for key in latest.values() if key.stream_id != name]
     if limit and len(others) >= limit:
         raise TooManyGenerations(
             f"{len(others)} generations are running, and {limit} may; stop one, or wait for its end",
-            limit=limit, running=[key._asdict() for key in others],
+            limit=limit, running=[_told(key) for key in others],
         )  # fmt: skip
 
 
 def _refuse_late(limit: int, running: Sequence[Job], job: Job) -> None:
     ordered = sorted(running, key=lambda one: (one.created_at, one.key))
     earlier = [one.key for one in ordered if (one.created_at, one.key) < (job.created_at, job.key)]
-    _refuse_above(limit, earlier, job.stream_id)
+    _refuse_above(limit, earlier, job.key.stream_id)

@@ -9,7 +9,7 @@ import msgspec
 
 from unspool.content import Snapshot, fold
 from unspool.events import DELTAS, Event, Record, encode_data
-from unspool.jobs import Owner, Status
+from unspool.jobs import Owner, Status, stream_of
 from unspool.producer import _BREAKS, _CAPTURED
 
 Entry = tuple[str, dict[str, Any], bool]
@@ -18,7 +18,10 @@ Entry = tuple[str, dict[str, Any], bool]
 
 @dataclass(eq=False)
 class Turn:
-    """One generation: what its run emitted, and the records that the store was seen to hold."""
+    """One generation: what its run emitted, and the records that the store was seen to hold.
+
+    `stream`: the internal name of its stream.
+    """
 
     stream: str
     number: int
@@ -32,6 +35,11 @@ class Turn:
     settled_at: float = 0.0
     _parts: int = 0
     _open: dict[str | None, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def stream_id(self) -> str:
+        """The stream as its owner names it."""
+        return stream_of(self.stream)[0]
 
     @property
     def active(self) -> bool:

@@ -19,7 +19,7 @@ from tests.unit.machine_oracle import Stream, Turn
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.content import Fold, Snapshot
 from unspool.events import Record
-from unspool.jobs import ANYONE, GenerationKey, Metadata, Owner, Status
+from unspool.jobs import ANYONE, GenerationKey, Metadata, Owner, Status, stream_name, stream_of
 from unspool.manager import GenerationManager
 from unspool.options import Options
 from unspool.sse import Decoder, native_frame
@@ -168,6 +168,11 @@ class World(RuleBasedStateMachine):
     def owner(self, turn: Turn) -> dict[str, Any]:
         return self.known[turn.stream].owner._asdict()
 
+    def has_its_own(self, name: str, owner: Owner) -> bool:
+        """Whether an owner has a stream of the same id in another tenant than this one is of."""
+        other = stream_name(stream_of(name)[0], owner.tenant)
+        return other != name and other in self.known and self.known[other].owner == owner
+
     def settle(self, turn: Turn, status: Status) -> None:
         turn.seal(status, self.now())
         self.order.append(turn)
@@ -209,11 +214,11 @@ class World(RuleBasedStateMachine):
     async def _check_job(self, turn: Turn) -> None:
         owner, expected = self.owner(turn), turn.content
         for manager in self.managers:
-            job = await manager.job(turn.stream, **owner, generation=turn.number)
+            job = await manager.job(turn.stream_id, **owner, generation=turn.number)
             assert (job.status, job.last_offset) == (turn.status, len(turn.records))
             assert job.metadata == replace(Metadata(), **turn.metadata)
             assert job.terminal == (None if turn.active else turn.records[-1])
-            snapshot = await manager.snapshot(turn.stream, **owner, generation=turn.number)
+            snapshot = await manager.snapshot(turn.stream_id, **owner, generation=turn.number)
             assert snapshot == expected
             self._check_fold(turn, expected)
 

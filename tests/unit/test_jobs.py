@@ -1,13 +1,27 @@
-"""Jobs: the status table as a table, and what is known of a turn."""
+"""Jobs: the status table as a table, what is known of a turn, and the names of streams."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from unspool.jobs import ACTIVE, GenerationKey, Metadata, Status, Trigger, transition
+from unspool.errors import InvalidArgument
+from unspool.jobs import (
+    ACTIVE,
+    GenerationKey,
+    Metadata,
+    Status,
+    Trigger,
+    check_tenant,
+    stream_name,
+    stream_of,
+    transition,
+)
 
 _EXPECTED = {
     (Status.RUNNING, Trigger.PAUSE): Status.REQUIRES_ACTION,
@@ -38,3 +52,43 @@ def test_metadata_is_what_a_store_reads_back() -> None:
 def test_a_key_reads_as_stream_and_number() -> None:
     """As in logs, ids and frames."""
     assert str(GenerationKey("conv-71", 3)) == "conv-71/3"
+
+
+_IDS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=12) | st.sampled_from(
+    ["@", "@/", "@/a", "@a/1", "%40", "a/1", "/"]
+)
+_TENANTS = st.none() | st.sampled_from(["@", "a", "a/1", "%", "%40", "ä", "🧵", " "]) | st.text(min_size=1, max_size=8)
+
+
+@given(st.tuples(_IDS, _TENANTS), st.tuples(_IDS, _TENANTS))
+def test_the_names_of_streams_are_one_to_one(one: tuple[str, str | None], two: tuple[str, str | None]) -> None:
+    """A name leads back to id and tenant, whatever characters they have; so no two streams share one."""
+    try:
+        names = stream_name(*one), stream_name(*two)
+    except UnicodeEncodeError:  # a surrogate: `check_tenant` refuses it
+        return
+    assert [stream_of(name) for name in names] == [one, two]
+    assert (names[0] == names[1]) is (one == two)
+    assert names[0].isascii()
+
+
+def test_names_of_streams() -> None:
+    """As the documentation says them: applications without tenants see their own ids."""
+    assert stream_name("conv-71", None) == "conv-71"
+    assert stream_name("conv-71", "acme") == "@acme/conv-71"
+    assert stream_name("@x", None) == "@/@x"
+    assert stream_name("1", "a b/ü") == "@a%20b%2F%C3%BC/1"
+    with pytest.raises(InvalidArgument):
+        stream_name("conv-71", "")
+
+
+@pytest.mark.parametrize("tenant", ["", "a\nb", "\ud800", "§ds", "x" * 257, "ä" * 50, 7])
+def test_a_tenant_that_is_no_name_is_refused(tenant: Any) -> None:
+    """Above all the empty one, which an application would take for none."""
+    with pytest.raises(InvalidArgument):
+        check_tenant(tenant)
+
+
+@pytest.mark.parametrize("tenant", [None, "acme", "x" * 256, "ä" * 42, "a b/@"])
+def test_a_tenant_that_is_a_name_is_taken(tenant: str | None) -> None:
+    check_tenant(tenant)

@@ -25,7 +25,7 @@ from unspool.errors import (
     ViewerReleased,
 )
 from unspool.events import Event
-from unspool.jobs import GenerationKey, Job, Owner, Status
+from unspool.jobs import GenerationKey, Job, Owner, Status, stream_name, stream_of
 from unspool.outcomes import AlreadySettled, Stopped, Unknown
 from unspool.testing.contract.kit import Puppet
 
@@ -36,7 +36,7 @@ places = st.integers(0, 99)
 
 
 class Machine(World):
-    """Three streams, four owners, and whatever they do."""
+    """Three ids of streams, four owners in two tenants, and whatever they do."""
 
     # creating
 
@@ -53,7 +53,8 @@ class Machine(World):
     async def _create(
         self, name: str, owner: Owner, replica: int, request_id: str | None, expect: Any, title: str | None
     ) -> None:
-        stream = self.known.get(name)
+        key = stream_name(name, owner.tenant)
+        stream = self.known.get(key)
         used = stream.used if stream is not None else 0
         expect = used if expect == "right" else expect
         puppet = Puppet()
@@ -87,9 +88,9 @@ class Machine(World):
         job = await start()
         assert (job.generation, job.attached, job.status) == (used + 1, False, Status.RUNNING)
         if stream is None:
-            stream = self.known[name] = Stream(owner)
+            stream = self.known[key] = Stream(owner)
         stream.used = job.generation
-        turn = stream.turns[job.generation] = Turn(name, job.generation, replica)
+        turn = stream.turns[job.generation] = Turn(key, job.generation, replica)
         turn.metadata = {"title": title} if title else {}
         self.puppets[turn] = puppet
         if request_id is not None:
@@ -125,7 +126,7 @@ class Machine(World):
 
         async def work() -> None:
             if turn.number == self.known[turn.stream].used:
-                await self.managers[replica].update(turn.stream, **self.owner(turn), title=title, prompt_tokens=7)
+                await self.managers[replica].update(turn.stream_id, **self.owner(turn), title=title, prompt_tokens=7)
                 turn.metadata |= {"title": title, "prompt_tokens": 7}
             await (await self.puppets[turn].generation()).update(icon_url=title)
             turn.metadata["icon_url"] = title
@@ -187,7 +188,7 @@ class Machine(World):
     @rule(name=streams, owner=owners, replica=replicas, older=st.integers(-1, 1), reason=st.sampled_from([None, "r"]))
     def abort(self, name: str, owner: Owner, replica: int, older: int, reason: str | None) -> None:
         """Stop from either replica: the last, an older or a future generation, one's own or somebody else's."""
-        stream = self.known.get(name)
+        stream = self.known.get(stream_name(name, owner.tenant))
         generation = None if older == 0 or stream is None else max(stream.used + older, 1)
         turn = stream and stream.turns.get(generation or stream.used)
 
@@ -249,7 +250,9 @@ class Machine(World):
         turns = self.turns
         turn = turns[place % len(turns)]
         mine = self.known[turn.stream].owner == owner
-        deleted = self.do(self.managers[replica].delete(turn.stream, **owner._asdict(), generation=turn.number))
+        if self.has_its_own(turn.stream, owner):
+            return
+        deleted = self.do(self.managers[replica].delete(turn.stream_id, **owner._asdict(), generation=turn.number))
         assert deleted is (mine and not turn.active)
         if deleted:
             self.forget(turn)
@@ -269,8 +272,10 @@ class Machine(World):
         turn = turns[place % len(turns)]
         mine = self.known[turn.stream].owner
         if owner is not None and owner != mine:
+            if self.has_its_own(turn.stream, owner):
+                return
             with pytest.raises(NotFound):
-                self.do(self.managers[replica].view(turn.stream, **owner._asdict(), generation=turn.number))
+                self.do(self.managers[replica].view(turn.stream_id, **owner._asdict(), generation=turn.number))
             return
         follower = Follower(turn, wire)
         self.followers.append(follower)
@@ -279,7 +284,7 @@ class Machine(World):
     def _attach(self, follower: Follower, replica: int, snapshot: bool) -> None:
         turn = follower.turn
         view = self.managers[replica].view(
-            turn.stream, **self.owner(turn), generation=turn.number, after=follower.position, snapshot=snapshot
+            turn.stream_id, **self.owner(turn), generation=turn.number, after=follower.position, snapshot=snapshot
         )
         if turn.number not in self.known[turn.stream].turns:
             with pytest.raises(Gone):
@@ -357,7 +362,8 @@ class Machine(World):
     @rule(place=places, replica=replicas, beyond=st.integers(1, 3), owner=owners)
     def ask_for_what_is_not(self, place: int, replica: int, beyond: int, owner: Owner) -> None:
         """Positions beyond the end, generations that are to come or gone, streams of others: each is said aloud."""
-        name, stream = list(self.known.items())[place % len(self.known)]
+        key, stream = list(self.known.items())[place % len(self.known)]
+        name = stream_of(key)[0]
         manager = self.managers[replica]
         mine = stream.owner._asdict()
 
@@ -371,7 +377,7 @@ class Machine(World):
                     with pytest.raises(Gone if number <= stream.used else NotFound):
                         await manager.job(name, **mine, generation=number)
                     assert await manager.resume_state(name, **mine, generation=number) is None
-            if owner != stream.owner:
+            if owner != stream.owner and not self.has_its_own(key, owner):
                 theirs = owner._asdict()
                 for verb in (manager.job, manager.snapshot, manager.was_synced, manager.update):
                     with pytest.raises(NotFound):

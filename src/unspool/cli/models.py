@@ -105,5 +105,5 @@ def _created(gen: Generation, request: StartRequest, model: Model) -> dict[str, 
     conversation = request.metadata.get("conversation_id") or gen.stream_id
     known: dict[str, Any] = {"conversation_id": conversation, "model": model.name}
     if "user_message" not in request.metadata and asked:
-        known["user_message"] = {"id": f"{gen.key}/user", "text": text_of(asked[-1].get("content"))}
+        known["user_message"] = {"id": f"{gen.job.label}/user", "text": text_of(asked[-1].get("content"))}
     return known

@@ -39,7 +39,7 @@ class Known:
 
 
 class Cache:
-    """Streams by their ids. What was used longest ago is forgotten first."""
+    """Streams by their internal names. What was used longest ago is forgotten first."""
 
     def __init__(self, store: JobStore, limit: int) -> None:
         self._store = store
@@ -49,21 +49,22 @@ class Cache:
     def __len__(self) -> int:
         return len(self._known)
 
-    def reached(self, stream_id: str) -> int:
-        """How far a stream is known to go: what the store says from now on is about no less."""
-        known = self._known.get(stream_id)
+    def reached(self, name: str) -> int:
+        """How far the stream of this name is known to go: what the store says from now on is about no less."""
+        known = self._known.get(name)
         return 0 if known is None else known.state.offset
 
     async def known(self, job: Job, spawn: Callable[[Coroutine[Any, Any, None]], None], reached: int = 0) -> Known:
         """The stream of a job, no older than the job. `spawn` runs what nobody waits for; `reached`: what was, before
         the store was asked for the job."""
-        known = self._known.get(job.stream_id)
-        if known is None or known.key != job.key:
+        key = job.key
+        known = self._known.get(key.stream_id)
+        if known is None or known.key != key:
             known, reached = Known(job), 0
-            self._known[job.stream_id] = known
+            self._known[key.stream_id] = known
             if len(self._known) > self._limit:
                 self._known.popitem(last=False)
-        self._known.move_to_end(job.stream_id)
+        self._known.move_to_end(key.stream_id)
         known.job = job
         if known.state.offset < job.last_offset or _is_other(known.state, job, reached):
             async with known.lock:

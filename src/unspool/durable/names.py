@@ -1,7 +1,8 @@
 """How durable streams are named in the store, and whose they are there.
 
-A client cannot name any of this: the ids and tenants of applications are printable ASCII, these are not. So a durable
-stream is never listed among somebody's generations, and no generation can take its name.
+A client cannot name any of this: the ids of applications are printable ASCII, and no tenant of theirs begins with `§`.
+So a durable stream is never listed among somebody's generations, and no generation can take its name. Its tenant is
+part of its name in the store, as for generations: one path is another stream for each tenant.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from typing import Final
 
 from unspool.errors import BadRequest
-from unspool.jobs import Limits, Owner
+from unspool.jobs import Limits, Owner, stream_name
 from unspool.protocols import NewJob
 
 PREFIX: Final = "§ds:"
@@ -31,6 +32,11 @@ def stream_id_of(path: str) -> str:
     if len(path) <= _LONG and path.isascii() and path.isprintable():
         return f"{PREFIX}{path}"
     return f"{PREFIX}#{hashlib.sha256(path.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def name_of(path: str, owner: Owner) -> str:
+    """The internal name of the stream at a path, which its tenant is part of. Raises BadRequest."""
+    return stream_name(stream_id_of(path), owner_of(owner).tenant)
 
 
 def owner_of(owner: Owner) -> Owner:

@@ -9,7 +9,7 @@ from unspool import events
 from unspool.durable.names import new_log, owner_of
 from unspool.errors import Fenced, GenerationConflict, Gone, NotFound
 from unspool.events import Record, encode_data
-from unspool.jobs import Job, Owner
+from unspool.jobs import Job, Owner, stream_name
 from unspool.protocols import Checkpoint, JobStore
 
 _TYPE: Final = "ds.snapshot"
@@ -33,7 +33,7 @@ class Snapshots:
     async def _load(self, name: str, owner: Owner) -> tuple[Job | None, bytes | None]:
         while True:
             try:
-                job = await self._store.get(name, owner=owner_of(owner))
+                job = await self._get(name, owner)
                 if job.settled or not job.last_offset:
                     return job, None
                 page = await self._store.read(job.key, job.last_offset - 1, 1)
@@ -41,6 +41,10 @@ class Snapshots:
                 return None, None
             if page.records and not page.records[-1].terminal:
                 return job, page.records[-1].payload
+
+    async def _get(self, name: str, owner: Owner) -> Job:
+        whose = owner_of(owner)
+        return await self._store.get(stream_name(name, whose.tenant), owner=whose)
 
     async def change(self, name: str, owner: Owner, change: Change) -> bytes | None:
         """Decide on what is there, and write it unless it has changed meanwhile: then decide again."""
@@ -58,9 +62,8 @@ class Snapshots:
             return wanted
 
     async def _made(self, name: str, owner: Owner) -> Job:
-        whose = owner_of(owner)
         try:
-            job = await self._store.get(name, owner=whose)
+            job = await self._get(name, owner)
             if not job.settled:
                 return job
             expect = job.generation

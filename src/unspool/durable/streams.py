@@ -23,7 +23,7 @@ from unspool.durable.expiry import Expiry
 from unspool.durable.forks import Forks, Wish, config_of, matches
 from unspool.durable.live import Live, Shared, appended
 from unspool.durable.log import Logs, nonce
-from unspool.durable.names import new_log, owner_of, stream_id_of
+from unspool.durable.names import name_of, new_log, owner_of, stream_id_of
 from unspool.durable.reading import Chunk, add
 from unspool.durable.state import Append, State
 from unspool.errors import (
@@ -110,11 +110,11 @@ class DurableStreams:
         if self._manager.closing:
             raise ShuttingDown
         self._sweep()
-        stream_id, whose = stream_id_of(path), owner_of(owner)
+        name, whose = name_of(path, owner), owner_of(owner)
         while True:
-            expect, reached = 0, self._cache.reached(stream_id)
+            expect, reached = 0, self._cache.reached(name)
             try:
-                job = await self._store.get(stream_id, owner=whose)
+                job = await self._store.get(name, owner=whose)
             except NotFound:
                 job = None
             except Gone as gone:
@@ -261,10 +261,10 @@ class DurableStreams:
 
     async def _find(self, path: str, owner: Owner, *, fork: bool = False) -> Known:
         """The stream at a path, as new as this call. Raises NotFound, StreamDeleted; StreamConflict to fork from it."""
-        stream_id = stream_id_of(path)
-        reached = self._cache.reached(stream_id)
+        name = name_of(path, owner)
+        reached = self._cache.reached(name)
         try:
-            job = await self._store.get(stream_id, owner=owner_of(owner))
+            job = await self._store.get(name, owner=owner_of(owner))
             if job.settled:
                 raise NotFound
             known = await self._known(job, reached)

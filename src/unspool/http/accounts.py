@@ -14,6 +14,7 @@ from starlette.routing import Route
 from unspool.errors import Gone, InvalidArgument, NotFound
 from unspool.http.auth import Identity
 from unspool.http.problem import answering
+from unspool.jobs import stream_of
 from unspool.manager import GenerationManager
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def account_routes(
         """Those that are the caller's, and are kept."""
 
         async def is_own(generation: str) -> bool:
-            stream_id, _, number = generation.rpartition("/")
+            name, _, number = generation.rpartition("/")
+            stream_id, tenant = stream_of(name)
+            if tenant != identity.tenant:
+                return False
             try:
                 await manager.job(stream_id, generation=int(number), **identity.owner())
             except (NotFound, Gone):
@@ -63,7 +67,8 @@ def account_routes(
             request.path_params["stream_id"], generation=int(asked) if asked else None, **identity.owner()
         )
         found = msgspec.to_builtins(await ledger.usage(job.key))
-        return _json({**found, "account": job.account})
+        calls = [{**call, "generation": job.label} for call in found["calls"]]
+        return _json({**found, "generation": job.label, "calls": calls, "account": job.account})
 
     return [
         Route("/v1/account", answering(balance), methods=["GET"], name="unspool.balance"),
@@ -76,8 +81,12 @@ def _told(entry: Entry, mine: set[str]) -> dict[str, Any]:
     """An entry as the caller may see it. Amounts of others who share the account stand in it, since they make up its
     balance; what they were for does not: the key of an entry names a call, and so a stream."""
     told = msgspec.to_builtins(entry)
-    if entry.generation is not None and entry.generation not in mine:
-        told.update(key=None, generation=None)
+    if entry.generation is not None:
+        if entry.generation in mine:
+            name, _, number = entry.generation.rpartition("/")
+            told["generation"] = f"{stream_of(name)[0]}/{number}"
+        else:
+            told.update(key=None, generation=None)
     return told
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypedDict
 from starlette.requests import HTTPConnection
 
 from unspool.errors import Unauthenticated
+from unspool.jobs import check_tenant
 
 
 class Whose(TypedDict):
@@ -20,7 +21,10 @@ class Whose(TypedDict):
 
 
 class Identity(NamedTuple):
-    """A user, the tenant that they act for, and the account of the ledger that pays."""
+    """A user, the tenant that they act for, and the account of the ledger that pays.
+
+    Stream ids are names within the tenant. None: there are no tenants; an empty one is refused.
+    """
 
     user: str | None = None
     tenant: str | None = None
@@ -36,7 +40,8 @@ Authenticate = Callable[[HTTPConnection], Awaitable[Identity | str | None] | Ide
 
 
 async def identify(authenticate: Authenticate | None, request: HTTPConnection) -> Identity:
-    """Who sent this request. Without a hook everybody is the same nobody. Raises Unauthenticated."""
+    """Who sent this request. Without a hook everybody is the same nobody. Raises Unauthenticated; InvalidArgument for
+    a tenant that is not valid."""
     if authenticate is None:
         return Identity()
     found = authenticate(request)
@@ -44,7 +49,10 @@ async def identify(authenticate: Authenticate | None, request: HTTPConnection) -
         found = await found
     if found is None or found == "":
         raise Unauthenticated
-    return found if isinstance(found, Identity) else Identity(found)
+    if not isinstance(found, Identity):
+        return Identity(found)
+    check_tenant(found.tenant)
+    return found
 
 
 def bearer(tokens: Sequence[str]) -> Authenticate:

@@ -155,21 +155,21 @@ class Ledger:
 
     # a generation's money
 
-    async def reserve(self, stream_id: str, token: str, account: str, *, limit: int = 0) -> int:
+    async def reserve(self, stream: str, token: str, account: str, *, limit: int = 0) -> int:
         """Set `options.hold` aside for a start on a stream, before its generation has a number; `admit` names it then.
         Repeatable. Answers the highest number of the stream's generations that was ever charged here: a store that
         has forgotten it must not use it again.
 
-        `limit`: on how many streams generations of the account may run; 0: on any number. Raises InsufficientBalance,
-        with the figures, and TooManyGenerations: then nothing has changed.
+        `stream`: its internal name. `limit`: on how many streams generations of the account may run; 0: on any number.
+        Raises InsufficientBalance, with the figures, and TooManyGenerations: then nothing has changed.
         """
         check_id("account", account)
-        name, held, lease = holds.reserved_name(stream_id, token), self.options.hold, self.options.hold_lease
+        name, held, lease = holds.reserved_name(stream, token), self.options.hold, self.options.hold_lease
         return await self.database.write(lambda tx: holds.reserve(tx, name, account, held, lease, limit))
 
-    async def release(self, stream_id: str, token: str) -> None:
+    async def release(self, stream: str, token: str) -> None:
         """Give back what was reserved for a start that has not come about. Harmless where nothing is."""
-        await self.database.write(lambda tx: holds.release(tx, holds.reserved_name(stream_id, token)))
+        await self.database.write(lambda tx: holds.release(tx, holds.reserved_name(stream, token)))
 
     async def admit(
         self, key: GenerationKey, account: str, *, epoch: int = 1, amount: int | None = None, token: str | None = None

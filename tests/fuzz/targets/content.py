@@ -51,7 +51,8 @@ async def _emit(events: Sequence[Event]) -> tuple[Job, list[Record]]:
     job = (await store.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=10.0))).job
     lost: list[Exception] = []
     writer = LogWriter(
-        store, job.key, 1, written.extend, lost.append, lambda _: None, Turns(), last=0, backlog=1000, log_bytes=0
+        store, job.key, 1, written.extend, lost.append, lambda _: None, Turns(),
+        token=job.token, last=0, backlog=1000, log_bytes=0,
     )  # fmt: skip
 
     async def snapshot() -> Any:

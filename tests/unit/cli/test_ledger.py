@@ -33,8 +33,8 @@ async def call(url: str, pricer: Prices | None = None) -> None:
 
 async def test_from_migration_to_audit(unspool: Run, url: str, tmp_path: Path) -> None:
     env = {"UNSPOOL_LEDGER": url}
-    assert (await unspool("ledger", "migrate", **env)).out == "migrated from nothing to version 0001\n"
-    assert (await unspool("ledger", "migrate", **env)).out == "the tables are at version 0001 already\n"
+    assert (await unspool("ledger", "migrate", **env)).out == "migrated from nothing to version 0002\n"
+    assert (await unspool("ledger", "migrate", **env)).out == "the tables are at version 0002 already\n"
     granted = await unspool("ledger", "grant", "team", "2.50", "--id", "invoice 1", **env)
     assert granted.out == "granted 2.50 USD to team: 2.50 USD now\n"
     again = await unspool("ledger", "grant", "team", "2.50", "--id", "invoice 1", "--json", **env)

@@ -15,7 +15,7 @@ from unspool.durable import Append, Chunk, DurableOptions, DurableStreams, Produ
 from unspool.durable.cache import LAST
 from unspool.durable.entries import entry_of
 from unspool.durable.errors import StreamClosed
-from unspool.durable.names import stream_id_of
+from unspool.durable.names import name_of
 from unspool.errors import StoreUnavailable
 from unspool.jobs import Owner
 from unspool.options import Options
@@ -131,7 +131,7 @@ async def reading(streams: DurableStreams) -> tuple[list[bytes], list[int], Chun
 async def lose(streams: DurableStreams, path: str, keep: int) -> None:
     """The store forgets all but so many records of a stream, as a failover to a replica that lagged behind does."""
     store: Any = streams._store
-    job = await store.get(stream_id_of(path))
+    job = await store.get(name_of(path, ME))
     entry = store._find(*job.key)
     del entry.log._records[keep:]
     entry.log.last = keep

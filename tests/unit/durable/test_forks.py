@@ -14,7 +14,7 @@ from tests.virtual import run
 from unspool.durable import Fork, Wish
 from unspool.durable.entries import Ref
 from unspool.durable.errors import StreamConflict, StreamDeleted
-from unspool.durable.names import new_log, stream_id_of
+from unspool.durable.names import name_of, new_log, stream_id_of
 from unspool.errors import NotFound
 from unspool.jobs import ANYONE
 
@@ -99,7 +99,7 @@ async def test_a_note_of_a_fork_that_never_came_to_be_holds_nothing(named: bool)
         if named:
             await streams._store.create(new_log(stream_id_of("q"), ME, 0))
         known = await streams._find("p", ME)
-        await streams._forks.link(known, Ref(stream_id_of("q"), 1))
+        await streams._forks.link(known, Ref(name_of("q", ME), 1))
         clock.now += 61
         await streams.delete("p", ME)
         with pytest.raises(NotFound):
@@ -114,7 +114,7 @@ async def test_a_fork_that_is_being_made_holds_its_source() -> None:
         await streams.create("p", ME, TEXT)
         await streams._store.create(new_log(stream_id_of("q"), ME, 0))
         known = await streams._find("p", ME)
-        await streams._forks.link(known, Ref(stream_id_of("q"), 1))
+        await streams._forks.link(known, Ref(name_of("q", ME), 1))
         clock.now += 30
         await streams.delete("p", ME)
         with pytest.raises(StreamDeleted):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.durable.kit import ME, created, lose, read_all, replicas, text, within
 from unspool.durable import Append
+from unspool.durable.names import name_of
 
 pytestmark = pytest.mark.virtual_time
 
@@ -39,7 +40,7 @@ async def test_a_dump_of_what_was_lost_is_not_taken() -> None:
             await one.append("p", ME, text("x", producer=("x", 0, number)))
         await asyncio.sleep(0)
         store: Any = one._store
-        job = await store.get("§ds:p")
+        job = await store.get(name_of("p", ME))
         dumped = (await store.checkpoint(job.key)).offset
         await lose(one, "p", dumped - 10)
         for number in range(20):

@@ -249,8 +249,9 @@ async def test_it_is_somebodys() -> None:
                 await streams.read("p", other, 0)
             with pytest.raises(NotFound):
                 await streams.append("p", other, text("x"))
-            with pytest.raises(NotFound):
-                await streams.create("p", other, TEXT)
+            if other.tenant is None:
+                with pytest.raises(NotFound):
+                    await streams.create("p", other, TEXT)
             with pytest.raises(NotFound):
                 await streams.delete("p", other)
             with pytest.raises(NotFound):
@@ -259,6 +260,28 @@ async def test_it_is_somebodys() -> None:
         assert await manager.active(user="u-1") == []
         assert await manager.jobs(user="u-1") == []
         assert len(await manager.jobs(user=ANYONE)) == 1
+
+
+async def test_tenants_have_paths_of_their_own() -> None:
+    """One path is a stream for each tenant, on every replica, and each is written, read, forked and deleted alone."""
+    owners = [Owner("u-1"), Owner("u-1", "a"), Owner("u-1", "b")]
+    async with replicas(2) as (one, two):
+        for place, owner in enumerate(owners):
+            for _ in range(place + 1):  # different lengths: what one replica knows of one is not the other's
+                await (one if place else two).create("p", owner, TEXT)
+                await two.append("p", owner, text(f"{owner.tenant} "))
+        for streams in (one, two):
+            for place, owner in enumerate(owners):
+                expected = f"{owner.tenant} ".encode() * (place + 1)
+                assert b"".join((await streams.read("p", owner, 0)).parts) == expected
+        assert (await one.create("f", owners[1], Wish(fork=Fork("p")))).created
+        assert b"".join((await two.read("f", owners[1], 0)).parts) == b"a a "
+        await two.delete("p", owners[2])
+        with pytest.raises(NotFound):
+            await one.head("p", owners[2])
+        assert (await one.head("p", owners[1])).next == (await two.head("p", owners[1])).next
+        with pytest.raises(NotFound):
+            await one.head("f", owners[0])
 
 
 async def test_bounds() -> None:

@@ -73,6 +73,8 @@ async def test_somebody_else_s_is_not_there(serving: Serving) -> None:
         assert (await here.client.get("/v1/stream/a")).status_code == 401
         for other in ({"x-user": "bob"}, {"x-user": "ann", "x-tenant": "t"}):
             for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+                if method == "PUT" and "x-tenant" in other:
+                    continue  # the path is free there
                 content = b"x" if method == "POST" else None
                 answer = await here.client.request(method, "/v1/stream/a", headers={**TEXT, **other}, content=content)
                 assert answer.status_code == 404, (method, other)

@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessageChunk
 from unspool import events
 from unspool.errors import InvalidArgument, NotFound
 from unspool.events import Record
+from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph import projection
 from unspool.http.dialects.langgraph.messages import arguments, merged, received, to_chat
 from unspool.http.dialects.langgraph.projection import (
@@ -32,6 +33,7 @@ from unspool.http.dialects.langgraph.projection import (
     run_id,
 )
 from unspool.http.dialects.langgraph.threads import number_of
+from unspool.jobs import stream_name
 
 REQUEST = ("request", {"langgraph": {"messages": [{"type": "human", "id": "h", "content": "hi"}]}}, True)
 TEXT = st.text(max_size=6)
@@ -217,11 +219,24 @@ def test_an_agent_is_a_node() -> None:
     assert [message["content"] for message in found[-2][1]["messages"]] == ["hi", "ac", "b"]
 
 
+NOBODY = Identity()
+
+
+def test_ids_differ_between_tenants() -> None:
+    """A run's id names its own tenant's thread alone."""
+    theirs = run_id(stream_name("t", "acme"), 1)
+    assert theirs != run_id("t", 1)
+    assert number_of("run", Identity("u", "acme"), "t", theirs) == 1
+    for identity in (NOBODY, Identity("u", "other")):
+        with pytest.raises(NotFound):
+            number_of("run", identity, "t", theirs)
+
+
 def test_ids_say_what_they_name() -> None:
     """An id leads back to its number, on its own thread alone; nothing else is an id."""
     for number in (1, 77, 16**12 - 1):
-        assert number_of("run", "t", run_id("t", number)) == number
-        assert number_of("run", "t", run_id("t", number).upper()) == number
+        assert number_of("run", NOBODY, "t", run_id("t", number)) == number
+        assert number_of("run", NOBODY, "t", run_id("t", number).upper()) == number
     for kind, thread, given_ in [
         ("run", "u", run_id("t", 1)),
         ("checkpoint", "t", run_id("t", 1)),
@@ -230,7 +245,7 @@ def test_ids_say_what_they_name() -> None:
         ("run", "t", ""),
     ]:
         with pytest.raises(NotFound):
-            number_of(kind, thread, given_)
+            number_of(kind, NOBODY, thread, given_)
 
 
 def test_messages_as_clients_write_them() -> None:

@@ -120,7 +120,7 @@ class MemoryStore:
     async def ping(self) -> None: ...
 
     async def create(self, new: NewJob) -> Created:
-        stream = self._streams.get(new.stream_id)
+        stream = self._streams.get(new.name)
         if stream is not None:
             if stream.owner != new.owner:
                 raise NotFound
@@ -140,14 +140,14 @@ class MemoryStore:
             running = None
         self._make_room(replacing=running is not None)
 
-        stream = self._streams.get(new.stream_id)  # making room may have folded it into the floor
+        stream = self._streams.get(new.name)  # making room may have folded it into the floor
         if stream is None:
-            stream = self._streams[new.stream_id] = _Stream(new.owner, self._floor)
-        self._dormant.pop(new.stream_id, None)
+            stream = self._streams[new.name] = _Stream(new.owner, self._floor)
+        self._dormant.pop(new.name, None)
         number = max(stream.used, new.floor) + 1
         replaced: Job | None = None
         if running is not None:
-            key = GenerationKey(new.stream_id, stream.used)
+            key = GenerationKey(new.name, stream.used)
             self._seal(key, running, events.REPLACED, encode_data({"by_generation": number}))
             replaced = running.job()
         now = self._clock()
@@ -207,11 +207,11 @@ class MemoryStore:
             del self._dormant[oldest]
             self._floor = max(self._floor, self._streams.pop(oldest).used)
 
-    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
-        return self._find(stream_id, generation, owner).job()
+    async def get(self, name: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+        return self._find(name, generation, owner).job()
 
-    def _find(self, stream_id: str, generation: int | None = None, owner: Owner | None = None) -> _Entry:
-        stream = self._streams.get(stream_id)
+    def _find(self, name: str, generation: int | None = None, owner: Owner | None = None) -> _Entry:
+        stream = self._streams.get(name)
         if stream is None or (owner is not None and stream.owner != owner):
             raise NotFound
         number = stream.used if generation is None else generation

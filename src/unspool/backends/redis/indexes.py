@@ -44,13 +44,13 @@ class Indexes:
         self.passed_over: set[bytes] = set()
         """Items that could not be handled here, for reasons of their own."""
 
-    async def enter(self, stream_id: str, owner: bytes, lease: float) -> None:
-        """Something is about to be created on a stream."""
-        shard = shard_of(stream_id)
+    async def enter(self, name: str, owner: bytes, lease: float) -> None:
+        """Something is about to be created on the stream of this name."""
+        shard = shard_of(name)
         await asyncio.gather(
-            self._redis.run("enter", self._keys.leases(shard), stream_id, lease, _KEPT),
-            self._redis.run("enter", self._keys.streams(shard), stream_id, 0, _KEPT),
-            self._redis.run("enter", self._keys.owner(owner), stream_id, 0, _KEPT),
+            self._redis.run("enter", self._keys.leases(shard), name, lease, _KEPT),
+            self._redis.run("enter", self._keys.streams(shard), name, 0, _KEPT),
+            self._redis.run("enter", self._keys.owner(owner), name, 0, _KEPT),
         )
 
     async def end(self, key: GenerationKey, status: Status) -> None:
@@ -61,8 +61,8 @@ class Indexes:
     async def renew(self, streams: Sequence[str], seconds: float) -> None:
         """Leases of these streams were renewed for so long."""
         by_shard: defaultdict[int, list[str]] = defaultdict(list)
-        for stream_id in streams:
-            by_shard[shard_of(stream_id)].append(stream_id)
+        for name in streams:
+            by_shard[shard_of(name)].append(name)
         await asyncio.gather(
             *(
                 self._redis.run("renewed", self._keys.leases(shard), seconds, _KEPT, *names)
@@ -110,11 +110,11 @@ class Indexes:
 
     async def _look(self, index: bytes, member: bytes, score: bytes, clocks: dict[str, float]) -> Job | None:
         """The job behind an entry, if its lease has run out."""
-        stream_id = member.decode()
-        stream = self._keys.stream(stream_id)
+        name = member.decode()
+        stream = self._keys.stream(name)
         reply, left, now = await self._redis.run("lease", stream)
         clocks[self._redis.node(stream)] = float(now)
-        job = wire.job_of(stream_id, reply) if reply else None
+        job = wire.job_of(name, reply) if reply else None
         if job is None or job.settled:
             await self._redis.run("drop", index, member, score, _ON_ITS_WAY if job is None else 0)
         elif float(left) <= 0:
@@ -178,14 +178,14 @@ class Indexes:
 
     async def _jobs(self, index: bytes, member: bytes, score: bytes) -> list[Job]:
         """The jobs of one stream, without those that this version cannot read."""
-        stream_id = member.decode()
-        replies = await self._redis.run("jobs", self._keys.stream(stream_id))
+        name = member.decode()
+        replies = await self._redis.run("jobs", self._keys.stream(name))
         if not replies:
             await self._redis.run("drop", index, member, score, _ON_ITS_WAY)
         jobs: list[Job] = []
         for reply in replies:
             try:
-                jobs.append(wire.job_of(stream_id, reply))
+                jobs.append(wire.job_of(name, reply))
             except UnreadableRecord as error:
                 self.pass_over(member, error)
         return jobs

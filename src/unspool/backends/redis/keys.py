@@ -20,13 +20,13 @@ class Keys:
         self._spoken = f"{prefix}:@{database}" if database else prefix
         self.channels = f"{self._spoken}:replica:".encode()
 
-    def stream(self, stream_id: str) -> bytes:
-        """The stream's hash. Its id is the hash tag, so braces in it are written otherwise."""
-        return _named(self.prefix, stream_id)
+    def stream(self, name: str) -> bytes:
+        """The stream's hash. Its internal name is the hash tag, so braces in it are written otherwise."""
+        return _named(self.prefix, name)
 
-    def channel(self, stream_id: str) -> bytes:
+    def channel(self, name: str) -> bytes:
         """The stream's channel, in the slot of its hash: what the scripts announce there concerns this database."""
-        return _named(self._spoken, stream_id)
+        return _named(self._spoken, name)
 
     def replica(self, name: str) -> bytes:
         """The channel on which a replica is called."""
@@ -58,13 +58,13 @@ class Keys:
         return self.prefix.encode() + b":owner:" + owner
 
 
-def _named(prefix: str, stream_id: str) -> bytes:
-    tag = stream_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+def _named(prefix: str, name: str) -> bytes:
+    tag = name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
     return f"{prefix}:{{{tag}}}".encode()
 
 
-def shard_of(stream_id: str) -> int:
-    return crc32(stream_id.encode()) % SHARDS
+def shard_of(name: str) -> int:
+    return crc32(name.encode()) % SHARDS
 
 
 def member_of(key: GenerationKey) -> bytes:
@@ -73,5 +73,5 @@ def member_of(key: GenerationKey) -> bytes:
 
 
 def key_of(member: bytes) -> GenerationKey:
-    number, _, stream_id = member.decode().partition(":")
-    return GenerationKey(stream_id, int(number))
+    number, _, name = member.decode().partition(":")
+    return GenerationKey(name, int(number))

@@ -80,17 +80,17 @@ class RedisStore:
     # creating and finding
 
     async def create(self, new: NewJob) -> Created:
-        stream = self._keys.stream(new.stream_id)
+        stream = self._keys.stream(new.name)
         owner = wire.owner_bytes(new.owner)
         request, expected = new.request_id or "", "" if new.expect_generation is None else new.expect_generation
         seen = await self._redis.run("peek", stream, owner, request, expected)
         if seen[0] == b"free":
             # Indexes first: what is created can always be found, and what is not is found to be missing.
-            _, floor = await asyncio.gather(self._indexes.enter(new.stream_id, owner, new.lease), self._floor.look())
+            _, floor = await asyncio.gather(self._indexes.enter(new.name, owner, new.lease), self._floor.look())
             seen = await self._redis.run(
-                "create", stream, new.stream_id, self._keys.channels, owner, new.token, request, expected,
+                "create", stream, new.name, self._keys.channels, owner, new.token, request, expected,
                 new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
-                _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.stream_id), new.floor, floor,
+                _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.name), new.floor, floor,
                 *wire.known_metadata(new.metadata),
                 *([b"task", wire.json_bytes(new.task)] if new.task is not None else ()),
                 *([b"account", new.account.encode()] if new.account is not None else ()),
@@ -104,26 +104,26 @@ class RedisStore:
                     generation=seen[1],
                 )
             case b"attached":
-                return Created(wire.job_of(new.stream_id, seen[1]), attached=True)
+                return Created(wire.job_of(new.name, seen[1]), attached=True)
             case _:
-                job = wire.job_of(new.stream_id, seen[1])
-        replaced = self._replaced(new.stream_id, seen[2]) if len(seen) > 2 and seen[2] else None
+                job = wire.job_of(new.name, seen[1])
+        replaced = self._replaced(new.name, seen[2]) if len(seen) > 2 and seen[2] else None
         if replaced is not None:
             await self._indexes.end(replaced.key, replaced.status)
             self._unpacked[replaced.key] = replaced.last_offset
         return Created(job, replaced=replaced)
 
-    def _replaced(self, stream_id: str, reply: Any) -> Job | None:
+    def _replaced(self, name: str, reply: Any) -> Job | None:
         """The job that a new one has replaced. One that this version cannot read is replaced all the same."""
         try:
-            return wire.job_of(stream_id, reply)
+            return wire.job_of(name, reply)
         except UnreadableRecord as error:
-            self._indexes.pass_over(stream_id.encode(), error)
+            self._indexes.pass_over(name.encode(), error)
             return None
 
-    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
-        reply = await self._redis.run("get", self._keys.stream(stream_id), "" if generation is None else generation)
-        return _found(stream_id, generation, reply, owner)
+    async def get(self, name: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+        reply = await self._redis.run("get", self._keys.stream(name), "" if generation is None else generation)
+        return _found(name, generation, reply, owner)
 
     # writing
 
@@ -361,14 +361,14 @@ def _missing(number: int, used: bytes | None) -> NotFound | Gone:
     return Gone(generation=number) if used is not None and 1 <= number <= int(used) else NotFound()
 
 
-def _found(stream_id: str, generation: int | None, reply: Sequence[Any], owner: Owner | None) -> Job:
+def _found(name: str, generation: int | None, reply: Sequence[Any], owner: Owner | None) -> Job:
     used, found = reply
     if used is None:
         raise NotFound
     if not found:
         # Whose a stream without generations is would be another question; nobody is told more than its owner could be.
         raise _missing(int(used) if generation is None else generation, used)
-    job = wire.job_of(stream_id, found)
+    job = wire.job_of(name, found)
     if owner is not None and job.owner != owner:
         raise NotFound
     return job

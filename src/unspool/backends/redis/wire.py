@@ -17,7 +17,7 @@ import msgspec
 
 from unspool.errors import UnreadableRecord
 from unspool.events import Record
-from unspool.jobs import AbortRequest, Job, Lease, Limits, Metadata, Owner, Status, Task
+from unspool.jobs import AbortRequest, Job, Lease, Limits, Metadata, Owner, Status, Task, stream_of
 
 _encode: Final = msgspec.json.encode
 _log = logging.getLogger("unspool.redis")
@@ -107,7 +107,7 @@ def unpacked(data: bytes) -> list[bytes]:
 
 
 def call_of(data: bytes) -> tuple[str, int]:
-    """Whom an owner is called about: stream id, generation."""
+    """Whom an owner is called about: the stream's internal name, the generation."""
     return _call.decode(data)
 
 
@@ -157,26 +157,29 @@ def abort_of(data: bytes | None) -> AbortRequest | None:
     return AbortRequest(found.by, found.reason, found.at)
 
 
-def job_of(stream_id: str, reply: Sequence[Any]) -> Job:
-    """A job from what a script answers: the number, fields and values, the fence. Raises UnreadableRecord."""
+def job_of(name: str, reply: Sequence[Any]) -> Job:
+    """A job of the stream of this name, from what a script answers: the number, fields and values, the fence.
+
+    Raises UnreadableRecord.
+    """
     number, flat, fence = reply
     fields: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
     try:
-        return _job_of(stream_id, int(number), fields, fence)
+        return _job_of(name, int(number), fields, fence)
     except (msgspec.DecodeError, KeyError, ValueError) as error:
         raise UnreadableRecord(
-            f"the job {stream_id}/{int(number)} cannot be read by this version of unspool: {error!r}; "
+            f"the job {stream_of(name)[0]}/{int(number)} cannot be read by this version of unspool: {error!r}; "
             "upgrade this replica if a newer version shares its store"
         ) from error
 
 
-def _job_of(stream_id: str, number: int, fields: Mapping[bytes, bytes], fence: bytes) -> Job:
+def _job_of(name: str, number: int, fields: Mapping[bytes, bytes], fence: bytes) -> Job:
     epoch, last, _ = fence_of(fence)
     owner = _owner.decode(fields[b"owner"])
     settled = fields.get(b"settled")
     request = fields[b"request"]
     return Job(
-        stream_id=stream_id,
+        stream_id=stream_of(name)[0],
         generation=number,
         status=Status(fields[b"status"].decode()),
         lease=Lease(fields[b"replica"].decode(), epoch, float(fields[b"until"])),

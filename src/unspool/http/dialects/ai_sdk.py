@@ -158,12 +158,12 @@ class _Routes:
         body: StopBody = await self._door.body(request, StopBody, StopBody())
         chat_id = request.path_params["chat_id"]
         job = await self._door.job(identity, chat_id)
-        if body.active_stream_id in (None, run_id(job.key)):
+        if body.active_stream_id in (None, run_id(job)):
             await self._door.stop(identity, chat_id, job.generation)
         return json_response({"success": True})
 
     async def _follow(self, job: Job, position: int, headers: dict[str, str] | None = None) -> Response:
-        named = {**_HEADERS, "x-workflow-run-id": run_id(job.key), **(headers or {})}
+        named = {**_HEADERS, "x-workflow-run-id": run_id(job), **(headers or {})}
         return await self._door.follow(job, UIMessageStream, position, headers=named)
 
 

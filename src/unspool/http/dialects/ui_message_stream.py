@@ -13,7 +13,7 @@ import msgspec
 from unspool import events
 from unspool.events import Record
 from unspool.http.dialects.values import Json, as_text
-from unspool.jobs import GenerationKey
+from unspool.jobs import Job
 from unspool.projection import REQUEST, Projection
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -34,9 +34,9 @@ _USAGE: Final = {
 _BINARY: Final = "application/octet-stream"
 
 
-def run_id(key: GenerationKey) -> str:
+def run_id(of: Job | Projection) -> str:
     """What clients of this dialect call a generation."""
-    return f"run:{key.generation}:{key.stream_id}"
+    return f"run:{of.generation}:{of.stream_id}"
 
 
 class Tool(msgspec.Struct):
@@ -93,8 +93,8 @@ class UIMessageStream(Projection, kw_only=True):
             asked = msgspec.json.decode(record.payload, type=_Request).asked
         asked = asked or Continued()
         self.tools.update(asked.calls)
-        known = {"runId": run_id(self.key), "generation": self.generation}
-        parts.append({"type": "start", "messageId": asked.message_id or str(self.key), "messageMetadata": known})
+        known = {"runId": run_id(self), "generation": self.generation}
+        parts.append({"type": "start", "messageId": asked.message_id or self.label, "messageMetadata": known})
 
     def _tell(self, kind: str, data: Json, parts: list[Json]) -> None:
         agent = data.get("agent") or ""

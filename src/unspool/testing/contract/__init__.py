@@ -29,6 +29,7 @@ _MODULES = (
     "sources",
     "store",
     "subscribers",
+    "tenants",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
@@ -44,6 +45,7 @@ from unspool.testing.contract.resumption import TestResumption  # noqa: E402
 from unspool.testing.contract.sources import TestSources  # noqa: E402
 from unspool.testing.contract.store import TestStoreCreate, TestStoreSeal, TestStoreWrite  # noqa: E402
 from unspool.testing.contract.subscribers import TestSubscribers  # noqa: E402
+from unspool.testing.contract.tenants import TestStoreTenants, TestTenants  # noqa: E402
 
 __all__ = [
     "Backend",
@@ -63,8 +65,10 @@ __all__ = [
     "TestStoreListings",
     "TestStoreRetention",
     "TestStoreSeal",
+    "TestStoreTenants",
     "TestStoreWrite",
     "TestSubscribers",
+    "TestTenants",
     "cluster",
     "hints",
     "manager",

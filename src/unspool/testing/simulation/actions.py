@@ -14,7 +14,7 @@ from unspool.errors import (
     NotFound,
     UnspoolError,
 )
-from unspool.jobs import Job, Owner, Status
+from unspool.jobs import Job, Owner, Status, stream_name
 from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, Unknown
 from unspool.testing.simulation.faults import FAULTS, mend_store, restart
 from unspool.testing.simulation.node import Node, not_served
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from unspool.testing.simulation.world import World
 
 Action = Callable[["World"], None]
+
+_TENANTS: Final = (None, "t", "@")
+"""The last one is written otherwise in the names of streams than it is said."""
 
 
 class Actions:
@@ -90,12 +93,14 @@ def _start(world: World) -> None:
     """A user asks something: once, or on two replicas at once, and again when nobody has answered."""
     random = world.random
     number = random.randint(1, world.profile.streams)
-    stream_id = f"conv-{number}"
-    owner = Owner(f"u{number % 2}", "t" if number % 3 == 0 else None)
+    # Tenants use the same stream ids, and so do their users' requests: none of them may meet another's.
+    stream_id = f"conv-{(number + 2) // len(_TENANTS)}"
+    owner = Owner(f"u{number % 2}", _TENANTS[number % len(_TENANTS)])
+    name = stream_name(stream_id, owner.tenant)
     request_id = f"r{random.randint(1, 10**9)}" if random.random() < 0.6 else None
     expected = None
     if random.random() < 0.1:
-        expected = max(0, world.truth.used.get(stream_id, 0) + random.choice((0, 0, 0, -1, 1)))
+        expected = max(0, world.truth.used.get(name, 0) + random.choice((0, 0, 0, -1, 1)))
     behaviour, run = make_run(random, world.profile.chunk, world.run_began)
     numbers: set[int] = set()
 
@@ -103,7 +108,7 @@ def _start(world: World) -> None:
         node = _some_node(world)
         if node is None:
             return
-        world.note("asks on %s of %s (%s, %s)", stream_id, node.replica, request_id, behaviour)
+        world.note("asks on %s of %s (%s, %s)", name, node.replica, request_id, behaviour)
 
         async def call(manager: GenerationManager) -> Job:
             return await manager.start(
@@ -113,15 +118,15 @@ def _start(world: World) -> None:
         def answer(found: Job | UnspoolError) -> None:
             if isinstance(found, Job):
                 numbers.add(found.generation)
-                if request_id is not None and len(numbers) > 1 and not _may_be_gone(world, stream_id, numbers):
-                    world.fail("idempotent create", f"{request_id} on {stream_id} made the generations {numbers}")
+                if request_id is not None and len(numbers) > 1 and not _may_be_gone(world, name, numbers):
+                    world.fail("idempotent create", f"{request_id} on {name} made the generations {numbers}")
             elif not_served(found):
                 if request_id is not None and tries:
                     world.loop.call_soon(ask, tries - 1, context=world.clients.context)
             elif not isinstance(found, CapacityExceeded) and not (
                 expected is not None and isinstance(found, GenerationConflict)
             ):
-                world.fail("no stray errors", f"start on {stream_id}: {found!r}")
+                world.fail("no stray errors", f"start on {name}: {found!r}")
 
         node.request(call, answer)
 
@@ -130,8 +135,8 @@ def _start(world: World) -> None:
         ask(2)
 
 
-def _may_be_gone(world: World, stream_id: str, numbers: set[int]) -> bool:
-    logs = (log for key, log in world.truth.logs.items() if key[0] == stream_id and key[1] in numbers)
+def _may_be_gone(world: World, name: str, numbers: set[int]) -> bool:
+    logs = (log for key, log in world.truth.logs.items() if key[0] == name and key[1] in numbers)
     return any(not log.holds_request for log in logs)
 
 
@@ -148,13 +153,13 @@ def stop(world: World, log: LogTruth) -> None:
     node = _some_node(world)
     if node is None:
         return
-    owner = world.truth.owners[log.key.stream_id]
+    owner = log.job.owner
     world.note("stops %s on %s", log.key, node.replica)
     watched = world.watch.stop_began(node, log)
 
     async def call(manager: GenerationManager) -> AbortOutcome:
         return await manager.abort(
-            log.key.stream_id, generation=log.key.generation, user=owner.user, tenant=owner.tenant, reason="test"
+            log.job.stream_id, generation=log.key.generation, user=owner.user, tenant=owner.tenant, reason="test"
         )
 
     def answer(found: AbortOutcome | UnspoolError) -> None:
@@ -189,9 +194,9 @@ def _ask(world: World) -> None:
     node, log = _some_node(world), _some_log(world)
     if node is None or log is None:
         return
-    owner = world.truth.owners[log.key.stream_id]
+    owner = log.job.owner
     who: Any = {"user": owner.user, "tenant": owner.tenant}
-    stream_id, number = log.key
+    stream_id, number = log.job.stream_id, log.key.generation
 
     async def call(manager: GenerationManager) -> None:
         match world.random.randrange(5):
@@ -237,7 +242,7 @@ def _probe(world: World) -> None:
     node, log = _some_node(world), _some_log(world)
     if node is None or log is None:
         return
-    owner = world.truth.owners[log.key.stream_id]
+    owner = log.job.owner
     strangers = [Owner("mallory", owner.tenant), Owner(owner.user, "other"), Owner(None, None)]
     stranger = world.random.choice([other for other in strangers if other != owner])
     generation = world.random.choice((None, log.key.generation, 10**6))
@@ -262,10 +267,15 @@ def _probe(world: World) -> None:
             return type(error), str(error), error.details
 
     async def call(manager: GenerationManager) -> None:
-        theirs = await attempt(manager, log.key.stream_id)
+        name = stream_name(log.job.stream_id, stranger.tenant)
+        known = name in world.truth.owners
+        theirs = await attempt(manager, log.job.stream_id)
         nobodys = await attempt(manager, "no-such-stream")
-        if verb == "start":  # a stream that does not exist can be started; only the refusal is looked at
-            refusal = NotFound()
+        if verb == "start":
+            # What a user may not have is refused; what a tenant does not have yet could be started, were it expected.
+            if known is not (name in world.truth.owners):
+                return
+            refusal = NotFound() if known else _unexpected(log.job.stream_id)
             nobodys = type(refusal), str(refusal), refusal.details
         if theirs != nobodys:
             world.fail("ownership", f"{verb} of {log.key} for {stranger}: {theirs}; for one not there: {nobodys}")
@@ -277,6 +287,10 @@ def _probe(world: World) -> None:
     node.request(call, answer)
 
 
+def _unexpected(stream_id: str) -> GenerationConflict:
+    return GenerationConflict(f"stream {stream_id!r} is at generation 0, not at {10**6}", generation=0)
+
+
 async def _never(_: object) -> None:
     raise AssertionError("a stranger's run has begun")
 
@@ -286,11 +300,11 @@ def _wild_position(world: World) -> None:
     node, log = _some_node(world), _some_log(world)
     if node is None or log is None:
         return
-    owner = world.truth.owners[log.key.stream_id]
+    owner = log.job.owner
 
     async def call(manager: GenerationManager) -> object:
         return await manager.view(
-            log.key.stream_id, user=owner.user, tenant=owner.tenant, generation=log.key.generation, after=10**7
+            log.job.stream_id, user=owner.user, tenant=owner.tenant, generation=log.key.generation, after=10**7
         )
 
     def answer(found: object) -> None:
@@ -315,13 +329,13 @@ def _touch(world: World, verb: str) -> None:
     node, log = _some_node(world), _some_log(world)
     if node is None or log is None:
         return
-    owner = world.truth.owners[log.key.stream_id]
+    owner = log.job.owner
     who: Any = {"user": owner.user, "tenant": owner.tenant}
 
     async def call(manager: GenerationManager) -> None:
         if verb == "update":
-            await manager.update(log.key.stream_id, title="a title", **who)
-        elif not await manager.delete(log.key.stream_id, generation=log.key.generation, **who):
+            await manager.update(log.job.stream_id, title="a title", **who)
+        elif not await manager.delete(log.job.stream_id, generation=log.key.generation, **who):
             return
 
     def answer(found: object) -> None:

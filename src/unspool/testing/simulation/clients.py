@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from unspool.content import Fold, fold
 from unspool.errors import Gone, NotFound, UnspoolError
 from unspool.events import SYNC, TERMINAL, Record
-from unspool.jobs import GenerationKey, Owner
+from unspool.jobs import GenerationKey, Owner, stream_name
 from unspool.testing.flowing import flow
 from unspool.testing.simulation.node import Node, not_served
 from unspool.testing.simulation.truth import LogTruth
@@ -55,7 +55,7 @@ class Connection:
         self.snapshot = snapshot
         self.frames = frames
         self.answered = False
-        self.last = world.truth.last(client.stream_id)
+        self.last = world.truth.last(client.name_of_stream)
         self.viewer: Viewer | None = None
         node.connections[self] = None
         self.task = world.loop.create_task(self._serve(), name="client", context=node.domain.context)
@@ -143,7 +143,12 @@ class Client:
         self._impulse()
 
     def __repr__(self) -> str:
-        return f"<{self.name} of {self.key or self.stream_id} at {self.position}>"
+        return f"<{self.name} of {self.key or self.name_of_stream} at {self.position}>"
+
+    @property
+    def name_of_stream(self) -> str:
+        """The internal name of the stream that it follows."""
+        return stream_name(self.stream_id, self.owner.tenant)
 
     # its own moves
 
@@ -165,7 +170,7 @@ class Client:
         if not logs:
             return False
         log = random.choice(logs)
-        self.stream_id, self.owner = log.key.stream_id, world.truth.owners[log.key.stream_id]
+        self.stream_id, self.owner = log.job.stream_id, log.job.owner
         self.key = self.log = None
         self.position = 0
         self.fold = Fold() if self._folds else None
@@ -307,7 +312,7 @@ class Client:
         if self.log is not None:
             return self.log.deleted
         # A generation that was created while it waited for the answer need not be in it.
-        return connection.last.deleted or self._world.truth.last(self.stream_id).deleted
+        return connection.last.deleted or self._world.truth.last(self.name_of_stream).deleted
 
     def over(self, connection: Connection, end: End | None) -> None:
         """The response has ended; None: the connection broke."""

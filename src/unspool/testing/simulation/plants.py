@@ -102,9 +102,14 @@ class _CreatedTwice(_Wrapped):
         return await self._store.create(msgspec.structs.replace(new, request_id=None))
 
 
+class _OneTenant(_Wrapped):
+    async def create(self, new: NewJob) -> Created:
+        return await self._store.create(msgspec.structs.replace(new, owner=Owner(new.owner.user)))
+
+
 class _OpenDoor(_Wrapped):
-    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
-        return await self._store.get(stream_id, generation)
+    async def get(self, name: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+        return await self._store.get(name, generation)
 
 
 class _NobodyDies(_Wrapped):
@@ -241,6 +246,7 @@ _ALL: Final[tuple[Plant, ...]] = (
     _StorePlant("numbers-again", "numbers", wrapper=_NumbersAgain),
     _StorePlant("created-twice", "idempotent create", wrapper=_CreatedTwice),
     _StorePlant("open-door", "ownership", wrapper=_OpenDoor),
+    _StorePlant("one-tenant", "ownership", wrapper=_OneTenant),
     _StorePlant("nobody-dies", "owner lost", wrapper=_NobodyDies, outside=True),
     _StorePlant("early-death", "retention", wrapper=_EarlyDeath),
     _StorePlant("never-forgets", "retention", wrapper=_NeverForgets),

@@ -136,36 +136,38 @@ class Truth:
             self._fail("append", f"{key} was never created, and the store answers for it")
         return found
 
-    def last(self, stream_id: str) -> LogTruth:
-        """The stream's last generation. Raises KeyError where there never was one."""
-        return self.logs[GenerationKey(stream_id, self.used.get(stream_id, 0))]
+    def last(self, name: str) -> LogTruth:
+        """The last generation of the stream of this name. Raises KeyError where there never was one."""
+        return self.logs[GenerationKey(name, self.used.get(name, 0))]
 
     # creating
 
     def created(self, new: NewJob, created: Created) -> None:
-        job, now = created.job, self._now()
-        known = self.requests.get((new.stream_id, new.request_id)) if new.request_id is not None else None
+        job, name, now = created.job, new.name, self._now()
+        if (job.stream_id, job.tenant, job.key.stream_id) != (new.stream_id, new.owner.tenant, name):
+            self._fail("ownership", f"{job.key} was made for {new.stream_id} of {new.owner}")
+        known = self.requests.get((name, new.request_id)) if new.request_id is not None else None
         if created.attached:
             if known != job.generation:
                 self._fail("idempotent create", f"{new.request_id} attached to {job.key}, not to generation {known}")
             return
-        if known is not None and self.logs[GenerationKey(new.stream_id, known)].holds_request:
+        if known is not None and self.logs[GenerationKey(name, known)].holds_request:
             self._fail("idempotent create", f"{new.request_id} made {job.key}, and generation {known} before it")
-        used = self.used.get(new.stream_id, 0)
+        used = self.used.get(name, 0)
         if job.generation <= used:
             self._fail("numbers", f"{job.key} was made, and number {used} had been given before")
-        if self.owners.setdefault(new.stream_id, new.owner) != new.owner:
-            self._fail("ownership", f"{job.key} was made for {new.owner} on a stream of {self.owners[new.stream_id]}")
-        running = self.active.get(GenerationKey(new.stream_id, used))
+        if self.owners.setdefault(name, new.owner) != new.owner:
+            self._fail("ownership", f"{job.key} was made for {new.owner} on a stream of {self.owners[name]}")
+        running = self.active.get(GenerationKey(name, used))
         if running is not None:
             if created.replaced is None or created.replaced.key != running.key:
                 self._fail("one seal", f"{job.key} was made, and {running.key} was not replaced by it")
             else:
                 self._seal(running, created.replaced)
-        self.used[new.stream_id] = job.generation
+        self.used[name] = job.generation
         log = self.logs[job.key] = self.active[job.key] = LogTruth(job, now)
         if new.request_id is not None:
-            self.requests[new.stream_id, new.request_id] = job.generation
+            self.requests[name, new.request_id] = job.generation
         self._note("created %s for %s, lease of %s", log.key, new.owner.user, log.holder)
         while len(self.active) + len(self.kept) > self._max_jobs and self.kept:
             self._forget(next(iter(self.kept.values())))
@@ -175,7 +177,7 @@ class Truth:
     def full(self, new: NewJob) -> None:
         """A creation was refused for want of a place."""
         if len(self.active) < self._max_jobs:
-            self._fail("bounds", f"no place on {new.stream_id}: {len(self.active)} of {self._max_jobs} are taken")
+            self._fail("bounds", f"no place on {new.name}: {len(self.active)} of {self._max_jobs} are taken")
 
     # writing
 
@@ -326,8 +328,9 @@ class Truth:
 
     def told(self, job: Job, owner: Owner | None) -> None:
         """The store has answered this owner."""
-        if owner is not None and self.owners.get(job.stream_id) != owner:
-            self._fail("ownership", f"{owner} was told of {job.key}, which is {self.owners.get(job.stream_id)}'s")
+        whose = self.owners.get(job.key.stream_id)
+        if owner is not None and whose != owner:
+            self._fail("ownership", f"{owner} was told of {job.key}, which is {whose}'s")
 
     def read(self, key: GenerationKey, after: int, limit: int, page: Page) -> None:
         log = self.log(key)

@@ -38,11 +38,11 @@ class Witness:
         self._truth.created(new, created)
         return created
 
-    async def get(self, stream_id: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+    async def get(self, name: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
         try:
-            job = await self.inner.get(stream_id, generation, owner=owner)
+            job = await self.inner.get(name, generation, owner=owner)
         except Gone as error:
-            self._truth.missing(GenerationKey(stream_id, error.details["generation"]))
+            self._truth.missing(GenerationKey(name, error.details["generation"]))
             raise
         self._truth.answered(job)
         self._truth.told(job, owner)

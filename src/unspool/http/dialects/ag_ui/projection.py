@@ -59,7 +59,10 @@ class AgUi(Projection, kw_only=True):
     @classmethod
     def begin(cls, job: Job) -> Self:
         run_id = run_id_of(job)
-        return cls(stream_id=job.stream_id, generation=job.generation, created_at=job.created_at, run_id=run_id)
+        return cls(
+            stream_id=job.stream_id, generation=job.generation, created_at=job.created_at, tenant=job.tenant,
+            run_id=run_id,
+        )  # fmt: skip
 
     def copy(self) -> Self:
         return deepcopy(self)  # the texts themselves, which never change, are shared by all copies
@@ -172,7 +175,7 @@ class AgUi(Projection, kw_only=True):
     def _created(self, data: Json) -> None:
         asked = as_object(data.get("user_message"))
         if self.history == "[]" and asked:
-            one = {"id": asked.get("id") or f"{self.key}/0", "role": "user", "content": asked.get("text") or ""}
+            one = {"id": asked.get("id") or f"{self.label}/0", "role": "user", "content": asked.get("text") or ""}
             self.history = msgspec.json.encode(known([one])).decode()
 
     def _other(self, kind: str, data: Json, told: list[Json]) -> None:
@@ -196,7 +199,7 @@ class AgUi(Projection, kw_only=True):
 
     def _number(self) -> str:
         self.numbered += 1
-        return f"{self.key}/{self.numbered}"
+        return f"{self.label}/{self.numbered}"
 
     def _delta(self, kind: str, agent: str, data: Json, told: list[Json]) -> None:
         if not data["text"]:
@@ -384,7 +387,7 @@ class OpeningOld(AgUiOld, kw_only=True):
 
 def run_id_of(job: Job) -> str:
     """What AG-UI calls a generation: the client's own name for it, where it had one."""
-    return job.request_id or str(job.key)
+    return job.request_id or job.label
 
 
 def _arguments(call_id: str, text: str) -> Json:

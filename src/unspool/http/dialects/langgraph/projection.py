@@ -35,14 +35,17 @@ _DETAILS: Final = (
 
 
 @lru_cache(maxsize=4096)
-def run_id(stream_id: str, generation: int) -> str:
-    """A run's id: a UUID (version 8) that says which generation it is, and of which thread by a hash."""
-    return identifier("run", stream_id, generation)
+def run_id(name: str, generation: int) -> str:
+    """A run's id: a UUID (version 8) that says which generation it is, and of which thread by a hash.
+
+    `name`: the thread's internal name, so that runs of two tenants' threads of one id have different ids.
+    """
+    return identifier("run", name, generation)
 
 
-def identifier(kind: str, stream_id: str, number: int) -> str:
+def identifier(kind: str, name: str, number: int) -> str:
     """A UUID whose last 12 digits are the number, and whose first 20 are a hash of the rest."""
-    digest = hashlib.sha256(f"{kind}:{stream_id}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{kind}:{name}".encode()).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{number:012x}"
 
 
@@ -93,7 +96,7 @@ class LangGraphRun(Projection, kw_only=True):
 
     @property
     def run_id(self) -> str:
-        return run_id(self.stream_id, self.generation)
+        return run_id(*self.key)
 
     @property
     def state(self) -> list[Json]:

@@ -69,11 +69,13 @@ class Leaving:
         if manager.closing:
             return
         try:
-            job = await manager.job(job.stream_id, user=ANYONE, generation=job.generation)
+            job = await manager.job(job.stream_id, user=ANYONE, tenant=job.tenant, generation=job.generation)
             tail = manager.replica.tails.get(job.key)
             if job.settled or known(job).follower != follower or (tail is not None and tail.viewers):
                 return
-            await manager.abort(job.stream_id, user=ANYONE, generation=job.generation, reason="the client went away")
+            await manager.abort(
+                job.stream_id, user=ANYONE, tenant=job.tenant, generation=job.generation, reason="the client went away"
+            )
         except UnspoolError as error:
             _log.warning("%s: its client went away, and it could not be stopped: %s", job.key, error)
 

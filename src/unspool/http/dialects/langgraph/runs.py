@@ -185,7 +185,7 @@ class Runs:
         asked = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
         base = None if head.job is None else 2 * head.job.generation + 1
         if asked is not None:
-            base = number_of("checkpoint", thread_id, str(asked))
+            base = number_of("checkpoint", identity, thread_id, str(asked))
         before = [] if base is None else await self._threads.messages_at(identity, thread_id, base)
         messages = merged(before, received(given, lambda: str(uuid.uuid4())))
         if not messages:

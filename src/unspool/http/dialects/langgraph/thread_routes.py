@@ -193,9 +193,9 @@ class ThreadRoutes:
         return json_response(await self._at(identity, thread_id, str(asked)))
 
     async def _at(self, identity: Identity, thread_id: str, given: str) -> Json:
-        number = number_of("checkpoint", thread_id, given)
+        number = number_of("checkpoint", identity, thread_id, given)
         job = await self._door.job(identity, thread_id, number // 2)
-        wanted = checkpoint_of(thread_id, number)
+        wanted = checkpoint_of(job, number)
         for state in await self._threads.states(job):
             if state["checkpoint"] == wanted:
                 return state
@@ -212,14 +212,14 @@ class ThreadRoutes:
         asked = (body.checkpoint or {}).get("checkpoint_id") or body.checkpoint_id
         about.base = 2 * job.generation + 1
         if asked is not None:
-            about.base = number_of("checkpoint", job.stream_id, str(asked))
+            about.base = number_of("checkpoint", identity, job.stream_id, str(asked))
         values: Any = body.values
         if isinstance(values, dict):
             values = cast("Json", values).get("messages")
         new = received(values, lambda: str(uuid.uuid4()))
         before = await self._threads.messages_at(identity, job.stream_id, about.base)
         made = await self._threads.set_state(identity, job.stream_id, merged(before, new), about, job.generation)
-        return json_response({"checkpoint": checkpoint_of(job.stream_id, 2 * made.generation + 1)})
+        return json_response({"checkpoint": checkpoint_of(made, 2 * made.generation + 1)})
 
     async def history(self, request: Request) -> Response:
         """States, newest first: two for each run, one for each change without a run."""
@@ -229,7 +229,7 @@ class ThreadRoutes:
             body = await self._door.body(request, HistoryBody, body)
         job = await self._threads.found(identity, request.path_params["thread_id"])
         limit = whole(request.query_params, "limit", 10) if body.limit is None else body.limit
-        before = _before(job.stream_id, body.before or request.query_params.get("before"))
+        before = _before(identity, job.stream_id, body.before or request.query_params.get("before"))
         last = job.generation if before is None else min(before // 2, job.generation)
         found: list[Json] = []
         async with aclosing(self._threads.kept(identity, job.stream_id, last)) as jobs:
@@ -247,7 +247,7 @@ class ThreadRoutes:
         return await self._threads.found(identity, request.path_params["thread_id"])
 
 
-def _before(thread_id: str, given: Json | str | None) -> int | None:
+def _before(identity: Identity, thread_id: str, given: Json | str | None) -> int | None:
     """The checkpoint before which a history is asked for: its id, or an object or configuration that holds it."""
     if given is None:
         return None
@@ -255,7 +255,7 @@ def _before(thread_id: str, given: Json | str | None) -> int | None:
         given = (as_object(given.get("configurable")) or given).get("checkpoint_id")
     if not isinstance(given, str):
         raise InvalidArgument("before must name a checkpoint_id", field="before")
-    return number_of("checkpoint", thread_id, given)
+    return number_of("checkpoint", identity, thread_id, given)
 
 
 def _given(metadata: Json | None) -> Json:

@@ -19,7 +19,7 @@ from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.projection import AGENT, NAME, LangGraphRun, failure, identifier, run_id
 from unspool.http.dialects.values import Json
 from unspool.http.door import Door
-from unspool.jobs import Job, Status
+from unspool.jobs import Job, Status, stream_name
 from unspool.projection import REQUEST
 
 _MISSES: Final = 32
@@ -64,21 +64,22 @@ class Head(NamedTuple):
     used: int
 
 
-def number_of(kind: str, thread_id: str, given: str) -> int:
-    """The number behind an id that `identifier` has made. Raises NotFound for any other."""
+def number_of(kind: str, identity: Identity, thread_id: str, given: str) -> int:
+    """The number behind an id that `identifier` has made, for this thread. Raises NotFound for any other."""
     try:
         number = int(given[-12:], 16)
     except ValueError:
         raise NotFound from None
-    if number < 0 or identifier(kind, thread_id, number) != given.lower():
+    if number < 0 or identifier(kind, stream_name(thread_id, identity.tenant), number) != given.lower():
         raise NotFound
     return number
 
 
-def checkpoint_of(thread_id: str, number: int) -> Json:
-    """A checkpoint: twice the generation for the state that it began with, and one more for that which it left."""
-    made = identifier("checkpoint", thread_id, number)
-    return {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": made, "checkpoint_map": None}
+def checkpoint_of(job: Job, number: int) -> Json:
+    """A checkpoint of the job's thread: twice the generation for the state that it began with, and one more for that
+    which it left."""
+    made = identifier("checkpoint", job.key.stream_id, number)
+    return {"thread_id": job.stream_id, "checkpoint_ns": "", "checkpoint_id": made, "checkpoint_map": None}
 
 
 class Threads:
@@ -122,7 +123,7 @@ class Threads:
 
     async def run(self, identity: Identity, thread_id: str, given: str) -> Job:
         """The run with this id. Raises NotFound."""
-        number = number_of("run", thread_id, given)
+        number = number_of("run", identity, thread_id, given)
         try:
             return await self.door.job(identity, thread_id, number)
         except Gone as gone:
@@ -191,8 +192,8 @@ class Threads:
             "interrupts": [],
             "metadata": {**about.metadata, "source": source, "step": number, "run_id": run_id(*job.key)},
             "created_at": moment(at),
-            "checkpoint": checkpoint_of(job.stream_id, number),
-            "parent_checkpoint": None if parent is None else checkpoint_of(job.stream_id, parent),
+            "checkpoint": checkpoint_of(job, number),
+            "parent_checkpoint": None if parent is None else checkpoint_of(job, parent),
         }
 
     async def described(self, job: Job) -> Json:

@@ -97,7 +97,7 @@ class LibreChat(Projection, kw_only=True):
     def message_id(self) -> str:
         """The id of the message that is being written."""
         asked = (self.asked or {}).get("messageId")
-        return self.response_id or (f"{asked}_" if asked else f"{self.key}_")
+        return self.response_id or (f"{asked}_" if asked else f"{self.label}_")
 
     # what becomes of events
 
