@@ -207,7 +207,7 @@ class Billing:
             return Counted(f"{job.key}/{agent}/{step}/{attempt}", provider, model, agent)
         return ledger.call(
             job.key, provider=provider, model=model, agent=agent, step=step, attempt=attempt,
-            epoch=job.lease.epoch, **more,
+            epoch=job.lease.epoch, account=job.account, **more,
         )  # fmt: skip
 
     async def _recall(self, call: CallRecord) -> Usage | None:

@@ -198,12 +198,14 @@ class Ledger:
         input_tokens: int | None = None,
         hold: int | None = None,
         policy: Policy | None = None,
+        account: str | None = None,
     ) -> MeteredCall:
         """One model call of a generation that was admitted: `async with ledger.call(…) as call: call.observe(chunk)`.
 
         `attempt` tells a retry from its predecessor: each is charged. `epoch`: the owner's. `input_tokens`: of the
         request, where they were counted, for an estimate. `hold`: what the generation's hold is made up to before (else
-        `options.hold`). `policy`: instead of the ledger's. See `MeteredCall` for what entering raises.
+        `options.hold`). `policy`: instead of the ledger's. `account`: who pays where the generation was not admitted,
+        because its owner died before it could do that. See `MeteredCall` for what entering raises.
 
         Raises InvalidArgument for names and counts that cannot be kept.
         """
@@ -218,6 +220,7 @@ class Ledger:
             call_id=f"{key}/{agent}/{step}/{attempt}", generation=str(key), agent=agent, step=step, attempt=attempt,
             provider=provider, model=model, epoch=epoch, started_at=self._clock(), token=secrets.token_hex(8),
             hold=self.options.hold if hold is None else check_amount(hold, "hold", least=0), input_tokens=input_tokens,
+            account=account,
         )  # fmt: skip
         return MeteredCall(self._desk, intent, policy or self.options.policy)
 
