@@ -40,7 +40,7 @@ class Paid:
     makes, where it is known to have made each; `once`: and none twice."""
 
     key: GenerationKey
-    told: dict[str, int]
+    told: dict[str, int | None]
     calls: int | None
     once: bool
 
@@ -87,7 +87,7 @@ class Books:
 
     def ended(self, turn: Turn, log: Sequence[Record]) -> None:
         """Remember what is known of a charged generation whose log is whole."""
-        told = {record.data["call_id"]: record.data["cost_nano"] for record in log if record.type == USAGE}
+        told = {record.data["call_id"]: record.data.get("cost_nano") for record in log if record.type == USAGE}
         complete, resumed = log[-1].type == "completed", any(record.type == "resumed" for record in log)
         calls = min(turn.script.calls, turn.script.count) if complete else None
         self.paid.append(Paid(GenerationKey(turn.stream, turn.generation), told, calls, complete and not resumed))
@@ -166,7 +166,7 @@ async def _moves(ledger: Ledger) -> tuple[Counter[str], defaultdict[str, int]]:
 
 def _check(paid: Paid, calls: Sequence[CallRecord], entries: Counter[str], moved: defaultdict[str, int]) -> None:
     for call in calls:
-        cost, times = (0, 0) if call.source == "void" else (call.cost, 1)
+        cost, times = (0, 0) if call.source == "void" else (call.cost or 0, 1)  # None: nothing is known of its usage
         if (cost, times) != (-moved[call.call_id], entries[call.call_id]):
             raise Fault(f"{call} moved {moved[call.call_id]} in {entries[call.call_id]} charges")
         if call.source == "provider" and cost != cost_of(int(call.step)):
