@@ -20,6 +20,8 @@ _FORGOTTEN = 60.0
 """Seconds after retention in which Redis forgets by itself what no replica has deleted."""
 _SWEEPS = 5.0
 """Seconds after retention for which the replicas are waited for, which delete it sooner."""
+_POOL = 8
+"""Connections to the ledger's database that a replica may keep."""
 _EMPTY = ("runs", "tails", "viewers", "watched")
 
 
@@ -31,6 +33,8 @@ async def check(world: World) -> None:
     await _check_keys(world)
     # Who looks for the master anew keeps a connection to each sentinel.
     more = 6 if world.settings.topology == "sentinel" else 1
+    if world.books is not None:
+        more += _POOL
     for node in world.nodes:
         await _check_node(node, more)
     for server in world.store.servers:
