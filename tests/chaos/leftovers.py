@@ -20,7 +20,7 @@ _FORGOTTEN = 60.0
 """Seconds after retention in which Redis forgets by itself what no replica has deleted."""
 _SWEEPS = 5.0
 """Seconds after retention for which the replicas are waited for, which delete it sooner."""
-_POOL = 8
+_POOL = 10
 """Connections to the ledger's database that a replica may keep."""
 _EMPTY = ("runs", "tails", "viewers", "watched")
 
