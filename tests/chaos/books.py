@@ -36,11 +36,11 @@ _AWAY = 3.0
 
 @dataclass(frozen=True)
 class Paid:
-    """A charged generation that has ended. `told`: costs by call, as its log has them. `calls`: how many its script
+    """A charged generation that has ended. `told`: exact costs by call, as its log has them. `calls`: how many its script
     makes, where it is known to have made each; `once`: and none twice."""
 
     key: GenerationKey
-    told: dict[str, int | None]
+    told: dict[str, int]
     calls: int | None
     once: bool
 
@@ -87,7 +87,9 @@ class Books:
 
     def ended(self, turn: Turn, log: Sequence[Record]) -> None:
         """Remember what is known of a charged generation whose log is whole."""
-        told = {record.data["call_id"]: record.data.get("cost_nano") for record in log if record.type == USAGE}
+        said = [record.data for record in log if record.type == USAGE]
+        # What its owner could not tell is an estimate, which may be put right when the log is sealed already.
+        told = {data["call_id"]: data["cost_nano"] for data in said if data["source"] == "provider"}
         complete, resumed = log[-1].type == "completed", any(record.type == "resumed" for record in log)
         calls = min(turn.script.calls, turn.script.count) if complete else None
         self.paid.append(Paid(GenerationKey(turn.stream, turn.generation), told, calls, complete and not resumed))

@@ -115,8 +115,11 @@ def _empty(store: Store, whole: Callable[[], bool]) -> Trouble:
 def _step(clock: Clock, lease: float) -> Trouble:
     async def step(draw: Random) -> str:
         before = clock.offset
-        by = draw.uniform(0.2, 3.0) * lease * draw.choice((-1, 1))
-        clock.set(draw.choice((-FAR, FAR, 0.0, *[min(max(before + by, -FAR), FAR)] * 3)))
+        if draw.random() < 0.4:
+            clock.set(draw.choice([offset for offset in (-FAR, 0.0, FAR) if offset != before]))
+        else:
+            by = draw.uniform(0.2, 3.0) * lease * draw.choice((-1, 1))
+            clock.set(before + by if abs(before + by) <= FAR else before - by)
         return f"from {before:+.1f} s to {clock.offset:+.1f} s"
 
     return 4, "clock stepped", step
