@@ -36,8 +36,8 @@ _AWAY = 3.0
 
 @dataclass(frozen=True)
 class Paid:
-    """A charged generation that has ended. `told`: exact costs by call, as its log has them. `calls`: how many its script
-    makes, where it is known to have made each; `once`: and none twice."""
+    """A charged generation that has ended. `told`: exact costs by call, as its log has them. `calls`: how many its
+    script makes, where it is known to have made each; `once`: and none twice."""
 
     key: GenerationKey
     told: dict[str, int]
