@@ -74,7 +74,7 @@ class User:
         turn = Turn(self.stream, generation, script, resumable, begun, frozenset(self._asked), paid)
         self._world.report.counts["generations"] += 1
         turn.viewers = [
-            Viewer(self._world, self.stream, generation, Random(draw.random())) for _ in range(settings.viewers)
+            Viewer(self._world, self.stream, generation, Random(draw.random()), begun) for _ in range(settings.viewers)
         ]
         turn.reading = [asyncio.create_task(viewer.read()) for viewer in turn.viewers]
         self.turns.append(turn)

@@ -23,17 +23,18 @@ _SILENCE = 8.0
 
 
 class Viewer:
-    """One viewer of one generation. `seen`: when a type of record came first; `rewound`: it was told that the store has
-    lost what it had read, and reads anew from there. `lost`: with which status it was told that there is nothing."""
+    """One viewer of one generation, whose start was asked for at `begun`. `seen`: when a type of record came first;
+    `rewound`: it was told that the store has lost what it had read, and reads anew from there. `lost`: with which
+    status it was told that there is nothing."""
 
-    def __init__(self, world: World, stream: str, generation: int, draw: Random) -> None:
+    def __init__(self, world: World, stream: str, generation: int, draw: Random, begun: float) -> None:
         self.records: list[Received] = []
         self.connections = 0
         self.visits: deque[str] = deque(maxlen=12)
         self.seen: dict[str, float] = {}
         self.rewound = False
         self.lost: int | None = None
-        self._begun = time.monotonic()
+        self._begun = begun
         self._world = world
         self._draw = draw
         self._following = Following(stream, generation=generation)
