@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import redis
+from redis.exceptions import MovedError
 
 from tests.chaos.report import Report
 from tests.chaos.settings import FAR, Settings
@@ -45,9 +46,8 @@ class Store:
         for server in list(self.servers):
             try:
                 return server.ask(*command)
-            except redis.ResponseError as error:
-                if not str(error).startswith("MOVED"):
-                    raise
+            except MovedError:
+                continue
         raise redis.ConnectionError("no node has it")
 
     def keys(self) -> dict[bytes, int]:
