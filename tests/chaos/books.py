@@ -129,6 +129,7 @@ async def check(books: Books, report: Report) -> None:
         _check(Paid(key, {}, None, False), (await books.ledger.usage(key)).calls, entries, moved)
     report.counts["charged generations"] += len(books.paid) + len(books.lost)
     report.counts["model calls"] += audit.calls
+    report.counts["model calls without a known usage"] += audit.unpriced_calls
 
 
 async def _at_rest(books: Books) -> None:
