@@ -30,6 +30,7 @@ demo: $(VENV)/.server $(VENV)/.local ## A chat page on loopback, with a model th
 test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser included (ARGS='-k resume -x')
 	@sh scripts/chromium.sh
 	@sh scripts/nginx.sh
+	@sh scripts/faketime.sh
 	@sh scripts/node_modules.sh
 	@echo "==> Running the tests"
 	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) scripts/run_tests.py)
@@ -37,6 +38,7 @@ test: $(VENV)/.dev $(VENV)/.local ## Every test, those in a real browser include
 flaky: $(VENV)/.dev $(VENV)/.local ## The whole suite, several times on a busy machine: what failed in any run (RUNS=3)
 	@sh scripts/chromium.sh
 	@sh scripts/nginx.sh
+	@sh scripts/faketime.sh
 	@sh scripts/node_modules.sh
 	@$(PY) scripts/flaky.py --runs $(RUNS) $(ARGS)
 
@@ -62,7 +64,8 @@ simulate: $(VENV)/.dev ## Replicas, store and trouble in virtual time (SEED=42 S
 	@$(PY) -m unspool.testing.simulation $(if $(SEED),--seed $(SEED),$(if $(RECONNECTS),,--seeds 100)) $(if $(STEPS),--steps $(STEPS)) \
 	    $(if $(RECONNECTS),--reconnects $(RECONNECTS)) $(ARGS)
 
-chaos: $(VENV)/.dev ## Processes that die, and worse, over a real Redis (SEED=7 MINUTES=10 ARGS='--topology sentinel')
+chaos: $(VENV)/.dev ## Processes that die, clocks that step, stores that are emptied (SEED=7 MINUTES=10 ARGS='--topology sentinel', '--mixed')
+	@sh scripts/faketime.sh
 	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 fuzz: $(VENV)/.fuzz ## Every parser and route, a minute each, then state machines at length (TIME=600)

@@ -213,7 +213,7 @@ class Billing:
             return Counted(f"{job.key}/{agent}/{step}/{attempt}", provider, model, agent)
         return ledger.call(
             job.key, provider=provider, model=model, agent=agent, step=step, attempt=attempt,
-            epoch=job.lease.epoch, token=job.token, **more,
+            epoch=job.lease.epoch, account=job.account, token=job.token, **more,
         )  # fmt: skip
 
     async def _recall(self, call: CallRecord) -> Usage | None:

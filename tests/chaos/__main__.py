@@ -18,8 +18,9 @@ from random import Random
 
 import httpx2
 
-from tests.chaos import leftovers, truth
+from tests.chaos import books, leftovers, truth
 from tests.chaos.faults import Troublemaker
+from tests.chaos.newer import Injector
 from tests.chaos.report import Fault, Report
 from tests.chaos.settings import TOPOLOGIES, Settings
 from tests.chaos.streams import User
@@ -36,9 +37,12 @@ async def run(settings: Settings, folder: Path, *, quiet: bool = False) -> Repor
                 for user in users:
                     group.create_task(user.live())
                 group.create_task(Troublemaker(world, users, Random(settings.seed)).run())
+                group.create_task(Injector(world, Random(f"{settings.seed}/newer"), http).run())
                 group.create_task(_watch(world, users, quiet=quiet))
             for user in users:
                 await truth.check_unchanged(world, user.turns)
+            if world.books is not None:
+                await books.check(world.books, report)
             await leftovers.check(world)
     except* Fault as faults:
         report.fault = "\n".join(str(fault) for fault in faults.exceptions)
@@ -76,14 +80,20 @@ def main() -> int:
     parser.add_argument("--retention", type=float, default=20.0)
     parser.add_argument("--kills", type=int, default=0, help="go on until so many processes were killed")
     parser.add_argument("--reconnects", type=int, default=0, help="and viewers came back so often")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="TROUBLE", help='"redis emptied", "ledger", …'
+    )
+    parser.add_argument("--mixed", action="store_true", help="half of the replicas run another version, without clocks")
+    parser.add_argument("--other", default=Settings.other, metavar="COMMIT", help="which, for --mixed")
     parser.add_argument("--json", type=Path, help="write what was counted and measured there")
     given = vars(parser.parse_args())
-    path, minutes = given.pop("json"), given.pop("minutes")
+    path, minutes, without = given.pop("json"), given.pop("minutes"), tuple(given.pop("without"))
     logging.disable(logging.WARNING)
+    logging.getLogger("unspool.redis").setLevel(logging.CRITICAL)  # records of a newer form are meant to be
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     folder = Path(tempfile.mkdtemp(prefix="unspool-chaos-"))
-    report = asyncio.run(run(Settings(seconds=minutes * 60, **given), folder))
+    report = asyncio.run(run(Settings(seconds=minutes * 60, without=without, **given), folder))
     print(report)
     if path is not None:
         report.write(path)

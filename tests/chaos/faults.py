@@ -1,4 +1,5 @@
-"""The trouble: processes killed, frozen, drained, cut off; servers restarted, frozen, failed over. From a seed."""
+"""The trouble: processes killed, frozen, drained, cut off, and new ones in the midst of it; servers restarted, emptied,
+frozen, failed over, with clocks that step; a ledger that is away. From a seed."""
 
 from __future__ import annotations
 
@@ -23,11 +24,12 @@ class Troublemaker:
         self._users = users
         self._draw = draw
         self._under_way: set[asyncio.Task[None]] = set()
-        self._store_is_in_trouble = False
-        self._for_nodes: list[tuple[int, str, Callable[[Node], Awaitable[str]]]] = [
+        self._servers_in_trouble: set[str] = set()
+        for_nodes: list[tuple[int, str, Callable[[Node], Awaitable[str]]]] = [
             (12, "killed", self._kill), (4, "frozen", self._freeze), (2, "drained", self._drain),
             (3, "cable cut", self._cut), (3, "cable pulled", self._pull),
         ]  # fmt: skip
+        self._for_nodes = [trouble for trouble in for_nodes if trouble[1] not in world.settings.without]
 
     async def run(self) -> None:
         world = self._world
@@ -40,18 +42,20 @@ class Troublemaker:
         await asyncio.gather(*self._under_way)
 
     async def _make(self) -> None:
-        draw, store = self._draw, self._world.store
-        # One thing at a time for each node, and for the store; and somebody is always left to take over.
+        draw, books = self._draw, self._world.books
+        # One thing at a time for each node, for the store and for the ledger; and a node is always left to take over.
         idle = [node for node in self._world.nodes if not node.busy]
-        if draw.random() < 0.2 and not self._store_is_in_trouble:
-            self._store_is_in_trouble = True
-            _, name, trouble = _pick(draw, store.troubles)
+        kind = draw.random()
+        if kind < 0.25 and "store" not in self._servers_in_trouble:
+            await self._trouble_store()
+        elif kind < 0.35 and books is not None and "ledger" not in self._servers_in_trouble:
+            self._servers_in_trouble.add("ledger")
+            _, name, trouble = _pick(draw, books.troubles)
             self._world.report.note(f"{name} …")
-            try:
-                with self._world.trouble(None):
-                    told = await trouble(Random(draw.random()))
+            try:  # no trouble for promises about time: none of them depends on a ledger
+                told = await trouble(Random(draw.random()))
             finally:
-                self._store_is_in_trouble = False
+                self._servers_in_trouble.discard("ledger")
             self._done(name, told)
         elif len(idle) > 1:
             node = draw.choice(idle)
@@ -66,11 +70,52 @@ class Troublemaker:
                 node.busy = False
             self._done(name, f"{process} {told}")
 
+    async def _trouble_store(self) -> None:
+        draw, world = self._draw, self._world
+        self._servers_in_trouble.add("store")
+        _, name, trouble = _pick(draw, world.store.troubles)
+        world.report.note(f"{name} …")
+        if draw.random() < 0.5 and not world.newcomer.busy and "newcomer" not in world.settings.without:
+            world.newcomer.busy = True
+            self._under_way.add(asyncio.create_task(self._join(world.newcomer)))
+        try:
+            with world.trouble(None):
+                told = await trouble(Random(draw.random()))
+        finally:
+            self._servers_in_trouble.discard("store")
+        self._done(name, told)
+
+    async def _join(self, node: Node) -> None:
+        """A replica begins while the store is in trouble or just back, takes part, and leaves or is killed."""
+        draw, lease = self._draw, self._world.settings.lease
+        try:
+            await asyncio.sleep(draw.uniform(0.0, 2.0))
+            await node.start()
+            process = node.process
+            self._done("newcomer", process)
+            await asyncio.sleep(draw.uniform(0.5, 3.0) * lease)
+            if draw.random() < 0.5:
+                self._world.report.note(f"{process}: {await self._end(node)}")
+                return
+            code = await node.leave()
+            if code != 0:
+                raise Fault(f"{process} ended with {code} when it was told to end")
+            self._world.report.note(f"{process} has left")
+        finally:
+            node.busy = False
+
     def _done(self, name: str, told: str) -> None:
         self._world.report.counts[f"trouble: {name}"] += 1
         self._world.report.note(f"{name}: {told}")
 
     async def _kill(self, node: Node) -> str:
+        told = await self._end(node)
+        await asyncio.sleep(self._draw.uniform(0.0, 1.5))
+        await node.start()
+        return told
+
+    async def _end(self, node: Node) -> str:
+        """Kill a process, and remember what it owned."""
         try:
             jobs = await self._world.truth.jobs(None, None, 10_000)
         except StoreUnavailable:
@@ -83,9 +128,7 @@ class Troublemaker:
             for turn in user.turns[-2:]:
                 if str(turn) in owned:
                     turn.kills.append(node.killed)
-        await asyncio.sleep(self._draw.uniform(0.0, 1.5))
-        await node.start()
-        return f"owning {sorted(owned)}"
+        return f"killed, owning {sorted(owned)}"
 
     async def _freeze(self, node: Node) -> str:
         assert node.replica is not None

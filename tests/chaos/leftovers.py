@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from tests.chaos.report import Fault
+from tests.chaos.settings import FAR
 from tests.chaos.world import Node, World
 
 STAYS = (
@@ -19,14 +20,21 @@ _FORGOTTEN = 60.0
 """Seconds after retention in which Redis forgets by itself what no replica has deleted."""
 _SWEEPS = 5.0
 """Seconds after retention for which the replicas are waited for, which delete it sooner."""
+_POOL = 10
+"""Connections to the ledger's database that a replica may keep."""
 _EMPTY = ("runs", "tails", "viewers", "watched")
 
 
 async def check(world: World) -> None:
     """Wait until retention is over, and look. Raises Fault."""
+    if world.store.clock is not None:
+        kept = world.settings.kept(steps=True) - world.settings.retention
+        world.store.clock.set(FAR + kept)  # so that what is left of it is what it is without steps
     await _check_keys(world)
     # Who looks for the master anew keeps a connection to each sentinel.
     more = 6 if world.settings.topology == "sentinel" else 1
+    if world.books is not None:
+        more += _POOL
     for node in world.nodes:
         await _check_node(node, more)
     for server in world.store.servers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter, defaultdict, deque
 from pathlib import Path
@@ -30,6 +31,12 @@ class Report:
         self.times: defaultdict[str, list[float]] = defaultdict(list)
         self.latest: deque[str] = deque(maxlen=_REMEMBERED)
         self.fault: str | None = None
+        self.lacking: list[str] = []
+
+    def lack(self, what: str) -> None:
+        """Say at once, and in the end, that a trouble cannot be made here."""
+        self.lacking.append(what)
+        sys.stderr.write(f"chaos: {what}\n")
 
     def note(self, what: str) -> None:
         """Remember a trouble, for whoever looks for the cause of a fault."""
@@ -41,6 +48,7 @@ class Report:
             "seconds": round(time.monotonic() - self.begun, 1),
             "faults": 0 if self.fault is None else 1,
             "fault": self.fault,
+            "lacking": self.lacking,
             "counts": dict(sorted(self.counts.items())),
             "seconds_of": {name: summary(values) for name, values in sorted(self.times.items())},
         }
@@ -59,6 +67,7 @@ class Report:
         for name, values in sorted(self.times.items()):
             found = summary(values)
             lines.append(f"  {name:<32}{found['count']:>8}{found['p50']:>9.3f}{found['p99']:>9.3f}{found['max']:>9.3f}")
+        lines += [f"  NOT TRIED: {what}" for what in self.lacking]
         if self.fault is None:
             lines.append("  0 faults")
         else:

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 TOPOLOGIES = ("single", "sentinel", "cluster")
+FAR = 60.0
+"""Seconds by which a clock is off at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """`viewers`: of each generation. `hold`: mean seconds of one connection of theirs. `trouble`: mean seconds between
-    two troubles. It is not over before so many `kills` and `reconnects`, or twice its time."""
+    two troubles. It is not over before so many `kills` and `reconnects`, or twice its time.
+
+    `without`: names of troubles that are not made. `mixed`: half of the replicas run another version, of the commit
+    `other`. That version judges leases by one reading of a clock, cannot read newer records, and does not know of
+    emptied stores: in a mixed fleet clocks stay as they are, the store is not emptied, there is no ledger, and an
+    owner that lived may lose its run. All else is checked as ever.
+    """
 
     seed: int
     seconds: float
@@ -26,13 +34,27 @@ class Settings:
     trouble: float = 1.0
     kills: int = 0
     reconnects: int = 0
+    without: tuple[str, ...] = ()
+    mixed: bool = False
+    other: str = "51a0ca8"
+
+    def options(self, *, steps: bool) -> dict[str, Any]:
+        """Those of a replica's manager. `steps`: the store's clock is stepped."""
+        return {
+            "lease": self.lease, "abort_grace": self.grace, "retention": self.kept(steps=steps), "poll": 0.3,
+            "sweep": 0.3, "drain": 1.0, "backlog": 64, "window": 128, "checkpoint_every": 100,
+        }  # fmt: skip
+
+    def kept(self, *, steps: bool) -> float:
+        """Seconds of retention by the store's clock. No step may end it: viewers still read what has just ended."""
+        return self.retention + (2 * FAR if steps else 0.0)
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Those of a replica's manager."""
+    def books(self) -> dict[str, Any]:
+        """Options of a replica's ledger."""
         return {
-            "lease": self.lease, "abort_grace": self.grace, "retention": self.retention, "poll": 0.3, "sweep": 0.3,
-            "drain": 1.0, "backlog": 64, "window": 128, "checkpoint_every": 100,
+            "hold": 10_000_000, "hold_lease": 1.5 * self.lease, "sweep": 1.0, "stale_after": 0.0,
+            "settle_wait": 1.0, "drain_on_close": 1.0,
         }  # fmt: skip
 
     @property

@@ -31,6 +31,8 @@ class User:
         self._world = world
         self._draw = Random(f"{world.settings.seed}/{number}")
         self._http = http
+        self._highest = 0
+        self._asked: set[str] = set()  # processes, for the start that is under way
 
     async def live(self) -> None:
         """Turn after turn until the world is over, each looked at when it has ended. Raises Fault."""
@@ -55,33 +57,40 @@ class User:
 
     async def _begin(self) -> Turn | None:
         draw, settings = self._draw, self._world.settings
+        paid = self._world.books is not None and draw.random() < 0.5
         script = Script(
             count=draw.randint(1, 120), delay=draw.choice((0.0, 0.005, 0.02)),
             tool=draw.choice((0.0, 0.0, draw.uniform(0.1, 2.0))), deaf=draw.choice((0.0, 0.0, 0.0, 1.5)),
+            calls=draw.randint(1, 4) if paid else 0,
         )  # fmt: skip
         resumable = draw.random() < 0.4
         begun = time.monotonic()
-        generation = await self._start(script, "/again" if resumable else "")
+        generation = await self._start(script, ("/paid" if paid else "") + ("/again" if resumable else ""))
         if generation is None:
             return None
-        turn = Turn(self.stream, generation, script, resumable, begun)
+        if generation <= self._highest:
+            raise Fault(f"{self.stream} is at generation {generation}, and was at {self._highest} before")
+        self._highest = generation
+        turn = Turn(self.stream, generation, script, resumable, begun, frozenset(self._asked), paid)
         self._world.report.counts["generations"] += 1
         turn.viewers = [
-            Viewer(self._world, self.stream, generation, Random(draw.random())) for _ in range(settings.viewers)
+            Viewer(self._world, self.stream, generation, Random(draw.random()), begun) for _ in range(settings.viewers)
         ]
         turn.reading = [asyncio.create_task(viewer.read()) for viewer in turn.viewers]
         self.turns.append(turn)
         return turn
 
     async def _start(self, script: Script, prefix: str) -> int | None:
-        """Start a generation, under one request id however often that takes."""
+        """Start a generation, under one request id however often that takes. A ledger that is away refuses with 503;
+        a balance that does not suffice (402) would be a lie: the account is rich."""
         counts = self._world.report.counts
+        self._asked.clear()
         body = {
             "messages": [{"role": "user", "content": msgspec.json.encode(script).decode()}],
             "request_id": uuid.UUID(int=self._draw.getrandbits(128)).hex,
         }
         while not self._world.over.is_set():
-            answered = await self._post(f"{prefix}/v1/streams/{self.stream}/generations", body)
+            answered = await self._post(f"{prefix}/v1/streams/{self.stream}/generations", body, self._asked)
             if answered is not None and answered.status_code in (200, 201):
                 return answered.json()["generation"]
             if answered is not None and answered.status_code not in _TRANSIENT:
@@ -100,7 +109,9 @@ class User:
             if answered is not None and answered.status_code == 200:
                 break
             if answered is not None and answered.status_code == 410:
-                return None  # it took so long to be heard that retention was over
+                return None  # it took so long to be heard that retention was over, or it is lost
+            if answered is not None and answered.status_code == 404 and world.emptied_since(turn.begun):
+                return None
             if answered is not None and answered.status_code not in _TRANSIENT:
                 raise Fault(f"Stop of {turn} was answered {answered.status_code}: {answered.text}")
             await asyncio.sleep(_AGAIN)
@@ -112,13 +123,16 @@ class User:
                 raise Fault(f"Stop of {turn} was answered after {now - asked:.2f} s")
         return Stopped(found["outcome"], found["status"], found["text"], found["final"])
 
-    async def _post(self, path: str, body: object) -> httpx2.Response | None:
-        """The answer of some replica, None where nobody can tell whether it was heard."""
-        nodes: list[Node] = [node for node in self._world.nodes if node.replica is not None]
+    async def _post(self, path: str, body: object, asked: set[str] | None = None) -> httpx2.Response | None:
+        """The answer of some replica, whose process is added to `asked`; None where it may not have been heard."""
+        nodes: list[Node] = [node for node in self._world.everyone if node.replica is not None]
         if not nodes:
             return None
-        replica = self._draw.choice(nodes).replica
+        node = self._draw.choice(nodes)
+        replica = node.replica
         assert replica is not None
+        if asked is not None:
+            asked.add(node.process)
         try:
             return await self._http.post(f"{replica.url}{path}", json=body, headers={"x-user": "u"}, timeout=_TIMEOUT)
         except httpx2.TransportError:

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from tests.chaos import owners
 from tests.chaos.report import Fault
 from tests.chaos.turns import Stopped, Turn
 from tests.chaos.world import World
 from unspool.client import Received
 from unspool.content import Fold
-from unspool.errors import Gone, StoreUnavailable
+from unspool.errors import Gone, NotFound, StoreUnavailable
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Status
 
@@ -28,7 +29,16 @@ _CODES = ("owner_lost", "interrupted")
 async def check(world: World, turn: Turn) -> None:
     """Wait for the end of a generation and look at all of it. Raises Fault."""
     await _ended(world, turn)
-    job, log = await read_log(world, turn)
+    if any(viewer.lost for viewer in turn.viewers):
+        await _check_lost(world, turn)
+        return
+    try:
+        job, log = await read_log(world, turn)
+    except (Gone, NotFound) as error:
+        if not world.emptied_since(turn.begun):
+            raise Fault(f"{turn} is gone") from error
+        await _check_lost(world, turn)
+        return
     _check_log(turn, job, log)
     for number, viewer in enumerate(turn.viewers):
         if viewer.rewound:
@@ -42,7 +52,35 @@ async def check(world: World, turn: Turn) -> None:
     if stop is not None:
         _check_stop(turn, stop, job, log)
     turn.digest = _digest(log)
+    await owners.check(world, turn, log)
+    if turn.paid and world.books is not None:
+        world.books.ended(turn, log)
     _measure(world, turn, log)
+
+
+async def _check_lost(world: World, turn: Turn) -> None:
+    """The store has lost it: each viewer was told, or has its end; and all have read the same answer so far."""
+    if turn.stopping is not None:
+        await turn.stopping
+    try:
+        job = await available(lambda: world.truth.get(turn.stream, turn.generation))
+    except (Gone, NotFound):
+        pass
+    else:
+        told = [viewer.lost for viewer in turn.viewers]
+        raise Fault(f"viewers of {turn} were told {told}, and it is there: {job!r}")
+    whole = max((viewer.records for viewer in turn.viewers), key=len)
+    log = [(record.offset, record.type, record.payload) for record in whole]
+    for viewer in turn.viewers:
+        got = [(record.offset, record.type, record.payload) for record in viewer.records]
+        if not viewer.rewound and got != log[: len(got)]:
+            raise Fault(f"a viewer of {turn}, which was lost, has read another answer: {got}; another one has {log}")
+    said = text_of([Record(*entry) for entry in log]).split()
+    if said != [str(number) for number in range(1, len(said) + 1)]:
+        raise Fault(f"{turn}, which was lost, does not count: {said}")
+    if turn.paid and world.books is not None:
+        world.books.lost.append(GenerationKey(turn.stream, turn.generation))
+    world.report.counts["ended: lost with the store"] += 1
 
 
 def _check_rewound(turn: Turn, records: Sequence[Received], log: Sequence[Record]) -> None:
@@ -169,7 +207,8 @@ def _measure(world: World, turn: Turn, log: Sequence[Record]) -> None:
         quiet = not world.troubled(killed, came)
         label = "kill → terminal" if name == "failed" else "kill → resumed"
         times[label + ("" if quiet else ", in trouble")].append(came - killed)
-        if quiet and came - killed > settings.told + settings.slack:
+        # A trouble takes its time, and suspends every judgement for a lease after it.
+        if came - killed > settings.told + settings.slack + world.troubled(killed, came):
             raise Fault(f"{turn}: a viewer was told {came - killed:.2f} s after the kill; {viewer.visits}")
 
 
@@ -182,6 +221,10 @@ async def check_unchanged(world: World, turns: Sequence[Turn]) -> None:
             _, log = await read_log(world, turn)
         except Gone:
             continue
+        except NotFound:
+            if world.emptied_since(turn.begun):
+                continue
+            raise
         if _digest(log) != turn.digest:
             raise Fault(f"the log of {turn} has changed after its end: {[record.type for record in log][-5:]}")
         world.report.counts["logs read twice"] += 1

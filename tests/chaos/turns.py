@@ -24,13 +24,16 @@ class Stopped:
 
 @dataclass
 class Turn:
-    """`kills`: when a process died that owned it. `followed_up`: the next one did not wait for its end."""
+    """`asked`: the processes that were asked to start it, one of which owned it first. `paid`: an account is charged.
+    `kills`: when a process died that owned it. `followed_up`: the next one did not wait for its end."""
 
     stream: str
     generation: int
     script: Script
     resumable: bool
     begun: float
+    asked: frozenset[str] = frozenset()
+    paid: bool = False
     viewers: list[Viewer] = field(default_factory=list)
     reading: list[asyncio.Task[None]] = field(default_factory=list)
     stopping: asyncio.Task[Stopped | None] | None = None

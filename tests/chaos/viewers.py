@@ -16,20 +16,25 @@ from unspool.client import Received
 from unspool.client.follow import Following
 
 _PAUSE = 0.05
+_NOTHING = (404, 409, 410)
+"""What a viewer is answered whose generation the store has lost."""
 _SILENCE = 8.0
 """Seconds without a byte after which a connection is given up: four heart-beats."""
 
 
 class Viewer:
-    """One viewer of one generation. `seen`: when a type of record came first; `rewound`: it was told that the store has
-    lost what it had read, and reads anew from there."""
+    """One viewer of one generation, whose start was asked for at `begun`. `seen`: when a type of record came first;
+    `rewound`: it was told that the store has lost what it had read, and reads anew from there. `lost`: with which
+    status it was told that there is nothing."""
 
-    def __init__(self, world: World, stream: str, generation: int, draw: Random) -> None:
+    def __init__(self, world: World, stream: str, generation: int, draw: Random, begun: float) -> None:
         self.records: list[Received] = []
         self.connections = 0
         self.visits: deque[str] = deque(maxlen=12)
         self.seen: dict[str, float] = {}
         self.rewound = False
+        self.lost: int | None = None
+        self._begun = begun
         self._world = world
         self._draw = draw
         self._following = Following(stream, generation=generation)
@@ -40,11 +45,11 @@ class Viewer:
 
     async def read(self) -> None:
         """Read to the end. Raises Fault."""
-        while not self._following.ended:
+        while not self.done:
             nodes = self._world.alive()
             if nodes:
                 await self._visit(self._draw.choice(nodes))
-            if not self._following.ended:
+            if not self.done:
                 await asyncio.sleep(self._draw.uniform(0, _PAUSE))
 
     async def _visit(self, node: Any) -> None:
@@ -76,14 +81,19 @@ class Viewer:
     def answered(self, status: int, headers: dict[str, str]) -> None:
         if status in (500, 502, 503):
             raise ConnectionError(f"{status}")
+        if status in _NOTHING and self._world.emptied_since(self._begun):
+            self.lost = status
+            return
         if status not in (200, 204):
             raise Fault(f"a viewer at {self.position} was answered with {status}; {self.visits}")
         self._following.answered("the replica", status, headers)
 
     def take(self, data: bytes) -> None:
+        if self.lost is not None:
+            return  # the body of the error
         for record in self._following.feed(data):
             if record.type == "sync":
-                if not self._world.store.lossy:
+                if not self._world.store.lossy and not self._world.emptied_since(self._begun):
                     raise Fault(f"a viewer at {self.position} was sent a snapshot: {record.data.get('reason')}")
                 self.rewound = True
                 self.records.clear()
@@ -92,7 +102,7 @@ class Viewer:
 
     @property
     def done(self) -> bool:
-        return self._following.ended
+        return self._following.ended or self.lost is not None
 
 
 class Connection:

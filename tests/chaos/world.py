@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.chaos.books import Books, opened
+from tests.chaos.owners import Absences
 from tests.chaos.report import Fault, Report
 from tests.chaos.settings import Settings
 from tests.chaos.stores import Store, running
-from tests.integration.redis.processes import Replica
+from tests.chaos.versions import extracted
+from tests.integration.redis.processes import ROOT, Replica
 from unspool.backends.redis import RedisStore, from_url
 from unspool.testing.proxy import Faults, Proxy
 
@@ -20,10 +25,14 @@ _START = 60.0
 
 
 class Node:
-    """A place for a replica: one process after the other, each behind a proxy that cuts its clients at random."""
+    """A place for a replica: one process after the other, each behind a proxy that cuts its clients at random.
 
-    def __init__(self, world: World, number: int) -> None:
-        self.letter = "abcdefgh"[number]
+    `other`: its processes run the other version.
+    """
+
+    def __init__(self, world: World, number: int, *, other: bool = False) -> None:
+        self.letter = "abcdefghijklmnop"[number]
+        self.other = other
         self.busy = False
         self.replica: Replica | None = None
         self.cable: Proxy | None = None
@@ -32,6 +41,7 @@ class Node:
         self.baseline: dict[str, Any] = {}
         self._world = world
         self._lives = 0
+        self._root = world.other if other else ROOT
         self._stack = AsyncExitStack()
 
     @property
@@ -51,7 +61,11 @@ class Node:
         while True:
             self._lives += 1
             with (world.report.folder / f"{self.process}.log").open("w") as log:  # the process has its own end of it
-                replica = Replica(f"{url}?timeout=1", self.process, heartbeat=2.0, log=log, **world.settings.options)
+                replica = Replica(
+                    f"{url}?timeout=1", self.process, heartbeat=2.0, log=log, root=self._root,
+                    ledger=world.books.url if world.books is not None else None, ledger_options=world.settings.books,
+                    **world.options,
+                )  # fmt: skip
             try:
                 await replica.ready()
                 break
@@ -78,6 +92,7 @@ class Node:
         replica, self.replica = self.replica, None
         self.killed = time.monotonic()
         if replica is not None:
+            self._world.absences.died(self.process)
             replica.kill()
         await self._gone()
 
@@ -85,6 +100,7 @@ class Node:
         """Ask it to end, and wait until it has; its exit code."""
         replica, self.replica = self.replica, None
         assert replica is not None
+        self._world.absences.died(self.process)
         replica.terminate()
         code = await replica.ended()
         await self._gone()
@@ -96,28 +112,48 @@ class Node:
 
 
 class World:
-    """Everything there is. `truth`: the store, past every replica. `over`: no new troubles and no new turns."""
+    """Everything there is. `truth`: the store, past every replica. `books`: the ledger, where there is one. `other`: a
+    checkout of another version. `newcomer`: a place for replicas that come in the middle of trouble. `absences`: which
+    processes were away, and when. `over`: no new troubles and no new turns."""
 
-    def __init__(self, settings: Settings, report: Report, store: Store, truth: RedisStore) -> None:
+    def __init__(
+        self, settings: Settings, report: Report, store: Store, truth: RedisStore, books: Books | None, other: Path
+    ) -> None:
         self.settings = settings
         self.report = report
         self.store = store
         self.truth = truth
+        self.books = books
+        self.other = other
+        self.options = settings.options(steps=store.clock is not None)
+        self.absences = Absences()
         self.over = asyncio.Event()
         self.draw = Random(settings.seed)
-        self.nodes = [Node(self, number) for number in range(settings.replicas)]
+        self.nodes = [
+            Node(self, number, other=settings.mixed and number % 2 == 1) for number in range(settings.replicas)
+        ]
+        self.newcomer = Node(self, settings.replicas)
         self._troubles: list[tuple[float, float]] = []
         self._open: dict[object, float] = {}
+
+    @property
+    def everyone(self) -> list[Node]:
+        return [*self.nodes, self.newcomer]
 
     @contextmanager
     def trouble(self, node: Node | None) -> Generator[None]:
         """Something is wrong meanwhile, with a node or (None) with the store: no promise about times holds."""
-        mark = object()
+        mark, process = object(), node.process if node is not None else None
         self._open[mark] = time.monotonic()
+        if process is not None:
+            self.absences.add(process, time.monotonic(), math.inf)  # until it is over
         try:
             yield
         finally:
-            self._troubles.append((self._open.pop(mark), time.monotonic()))
+            span = self._open.pop(mark), time.monotonic()
+            self._troubles.append(span)
+            if process is not None:
+                self.absences.returned(process, span[1])
 
     def troubled(self, begin: float, end: float) -> float:
         """For how many seconds something was wrong between two moments, and for a lease after it: owners that could not
@@ -128,19 +164,25 @@ class World:
 
     def alive(self) -> list[Node]:
         """Nodes whose process answers clients."""
-        return [node for node in self.nodes if node.front is not None]
+        return [node for node in self.everyone if node.front is not None]
+
+    def emptied_since(self, moment: float) -> bool:
+        """Whether the store has lost everything since then."""
+        return any(back > moment for back in self.store.emptied)
 
 
 @asynccontextmanager
 async def made(settings: Settings, report: Report) -> AsyncGenerator[World]:
     """A world with all of its replicas."""
-    async with running(settings.topology, report.folder) as store:
-        truth, _ = from_url(store.url, retention=settings.retention)
+    async with running(settings, report) as store, opened(settings, report) as books:
+        truth, _ = from_url(store.url, retention=settings.kept(steps=store.clock is not None))
         await truth.open()
-        world = World(settings, report, store, truth)
+        other = extracted(settings.other, report.folder / "other") if settings.mixed else ROOT
+        world = World(settings, report, store, truth, books, other)
+        world.absences.own.watch()
         try:
             await asyncio.gather(*(node.start() for node in world.nodes))
             yield world
         finally:
-            await asyncio.gather(*(node.close() for node in world.nodes))
+            await asyncio.gather(*(node.close() for node in world.everyone))
             await truth.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 import redis
 
+from tests.servers.clock import Clock
 from tests.servers.ports import free_port
 
 PATIENCE = 60.0
@@ -43,12 +44,15 @@ def binary(version: str = "8") -> str | None:
 class RedisServer:
     """One redis-server in a folder of its own, which can be ended, frozen, and started again on the same port."""
 
-    def __init__(self, folder: Path, *settings: str, version: str = "8", port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *settings: str, version: str = "8", port: int | None = None, clock: Clock | None = None
+    ) -> None:
         self.binary = binary(version)
         self.port = port or free_port()
         self._keeps_port = port is not None
         self.settings = settings
         self.folder = folder
+        self._clock = clock
         folder.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +82,8 @@ class RedisServer:
             self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
             "--logfile", str(self.folder / "log"), *self.settings,
         ]  # fmt: skip
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = None if self._clock is None else {**os.environ, **self._clock.environment}
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
 
     def ready(self) -> None:
         """Wait until it answers. Where its port is taken it starts again with another one, as long as none is known."""
@@ -106,6 +111,10 @@ class RedisServer:
         self.signal(signal.SIGKILL)
         self._wait()
 
+    def erase(self) -> None:
+        """Remove what it has written: started again, it is empty."""
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+
     def signal(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
@@ -117,6 +126,8 @@ class RedisServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            if self._clock is not None:
+                self._clock.forget(self._process.pid)
             self._process = None
 
 
@@ -140,9 +151,9 @@ def _answers(port: int, process: int) -> bool:
 
 
 @contextmanager
-def server(folder: Path, *settings: str, version: str = "8") -> Generator[RedisServer]:
+def server(folder: Path, *settings: str, version: str = "8", clock: Clock | None = None) -> Generator[RedisServer]:
     """A server that runs while this is entered."""
-    made = RedisServer(folder, *settings, version=version)
+    made = RedisServer(folder, *settings, version=version, clock=clock)
     made.start()
     try:
         yield made

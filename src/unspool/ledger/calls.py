@@ -12,7 +12,7 @@ from unspool.errors import CallStarted, Fenced, InvalidArgument, NotFound, Unspo
 from unspool.events import Event
 from unspool.ledger.database import Transaction
 from unspool.ledger.entries import Posting, post
-from unspool.ledger.holds import LOCK_HOLD, OPEN, bind, hold_of, take_over, top_up
+from unspool.ledger.holds import LOCK_HOLD, OPEN, admit, hold_of, take_over, top_up
 from unspool.ledger.prices import Price, Pricer
 from unspool.ledger.rules import RULES, Source, Step, fingerprint, keepable, restored, stored
 from unspool.ledger.tables import hold, model_call
@@ -40,9 +40,9 @@ _GIVEN: Final = ("call_id", "generation", "agent", "step", "attempt", "provider"
 
 class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     """A model call that is about to leave. `epoch`: the owner's, which fences it. `hold`: nano-USD that the
-    generation's hold is raised to before. `input_tokens`: of the request, as far as the caller knows. `token`: this
-    very start, told from another's of the same call. `reserved`: the name of the hold, where the generation was not
-    admitted yet."""
+    generation's hold is raised to before. `input_tokens`: of the request, as far as the caller knows. `account`: who
+    pays where the generation was not admitted yet, and `reserved` the name of the hold, if there is one. `token`: this
+    very start, told from another's of the same call."""
 
     call_id: str
     generation: str
@@ -57,6 +57,7 @@ class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     reserved: str | None = None
     hold: int = 0
     input_tokens: int | None = None
+    account: str | None = None
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,14 +90,16 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(tx: Transaction, call: CallStart, lease: float) -> None:
-    """Write the intent. A hold that has run out, or has not heard of a take-over, is opened again for `lease` seconds.
+    """Write the intent. A hold that has run out, or has not heard of a take-over, is opened again for `lease` seconds;
+    that of an owner who died before it was admitted is opened now.
 
     Raises CallStarted, Fenced, InsufficientBalance: then nothing may be sent.
     """
     # The hold comes first here: a call that is being made can only be waited for by another start of the same call,
     # which wants the same hold first. Everywhere else the order is call, hold, account.
     found = tx.first(LOCK_HOLD, {"whose": call.generation})
-    if found is None and call.reserved is not None and bind(tx, call.reserved, call.generation, call.epoch):
+    if found is None and call.account is not None:
+        admit(tx, call.generation, call.account, call.hold, call.epoch, lease, call.reserved)
         found = tx.first(LOCK_HOLD, {"whose": call.generation})
     if found is None or found.state != OPEN or found.epoch > call.epoch:
         raise Fenced(f"{call.generation} has no open hold under epoch {call.epoch}; the call must not be sent")

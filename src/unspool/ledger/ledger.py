@@ -216,6 +216,7 @@ class Ledger:
         step: str = "0",
         attempt: int = 1,
         epoch: int = 1,
+        account: str | None = None,
         token: str | None = None,
         input_tokens: int | None = None,
         hold: int | None = None,
@@ -223,10 +224,11 @@ class Ledger:
     ) -> MeteredCall:
         """One model call of a generation that was admitted: `async with ledger.call(…) as call: call.observe(chunk)`.
 
-        `attempt` tells a retry from its predecessor: each is charged. `epoch`: the owner's. `token`: what its hold
-        was reserved under, for a generation that could not be admitted at its start. `input_tokens`: of the request,
-        where they were counted, for an estimate. `hold`: what the generation's hold is made up to before (else
-        `options.hold`). `policy`: instead of the ledger's. See `MeteredCall` for what entering raises.
+        `attempt` tells a retry from its predecessor: each is charged. `epoch`: the owner's. `account`, `token`: who
+        pays, and what its hold was reserved under, for a generation that could not be admitted at its start.
+        `input_tokens`: of the request, where they were counted, for an estimate. `hold`: what the generation's hold is
+        made up to before (else `options.hold`). `policy`: instead of the ledger's. See `MeteredCall` for what entering
+        raises.
 
         Raises InvalidArgument for names and counts that cannot be kept.
         """
@@ -242,6 +244,7 @@ class Ledger:
             provider=provider, model=model, epoch=epoch, started_at=self._clock(), token=secrets.token_hex(8),
             reserved=holds.reserved_name(key.stream_id, token) if token else None,
             hold=self.options.hold if hold is None else check_amount(hold, "hold", least=0), input_tokens=input_tokens,
+            account=account,
         )  # fmt: skip
         return MeteredCall(self._desk, intent, policy or self.options.policy)
 

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from tests.integration.ledger.conftest import PRICES, used
+from tests.waiting import HANG
 from unspool import ANYONE, GenerationManager, Hooks, Options
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.errors import ConfigurationError, InsufficientBalance, TooManyGenerations
-from unspool.jobs import Job, Status
+from unspool.jobs import Job, Owner, Status, Task
 from unspool.ledger import Ledger, LedgerOptions
 from unspool.producer import Generation
+from unspool.protocols import NewJob
 from unspool.testing.contract.kit import eventually, settled
 
 OPTIONS = Options(lease=30.0, poll=0.05, sweep=0.05, abort_grace=10.0, drain=0.0)
@@ -40,6 +42,7 @@ class Replicas:
         manager = GenerationManager(
             self.store, self.transport, options=options, hooks=hooks, ledger=ledger, replica=name
         )
+        manager.billing._wait = HANG  # these ledgers are well, and answer as soon as the machine lets them
         await manager.start_up()
         self.made.append(manager)
         return manager
@@ -230,6 +233,26 @@ async def test_a_run_that_is_gone_on_with_pays_for_calls_of_its_own(replicas: Re
     finish.set()
     assert (await settled(two, user=None)).status is Status.COMPLETE
     assert await books(two) == (10_000_000 - 2 * COST, 0)
+
+
+async def test_a_run_whose_owner_died_before_it_was_admitted_pays_for_its_calls(replicas: Replicas) -> None:
+    """Created in the store, and not yet known to the ledger: who resumes it opens the hold."""
+
+    async def work(gen: Generation, _: dict[str, Any]) -> None:
+        async with gen.model_call(provider="test", model="m") as call:
+            call.observe({"usage": used(100, 10)})
+
+    manager = await replicas.make(hold=1_000_000, lease=LEASE)
+    manager.register("work", work)
+    await grant(manager, 10_000_000)
+    await replicas.store.create(
+        NewJob(
+            stream_id="s", owner=Owner(None), replica="dead", lease=LEASE, account="team",
+            task=Task("work", {}, resume=True),
+        )
+    )  # fmt: skip
+    assert (await settled(manager, user=None)).status is Status.COMPLETE
+    assert await books(manager) == (10_000_000 - COST, 0)
 
 
 async def test_parallel_agents_are_charged_under_their_own_models(replicas: Replicas) -> None:

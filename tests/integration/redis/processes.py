@@ -54,7 +54,10 @@ class Gate:
 
 
 class Replica:
-    """A process that serves over a store. Start several with `launch`, which waits for all of them together."""
+    """A process that serves over a store. Start several with `launch`, which waits for all of them together.
+
+    `root`: the checkout whose code it runs. `ledger`: URL of the ledger that pays for what is started under /paid.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,9 @@ class Replica:
         heartbeat: float = 15.0,
         resumable: str | None = None,
         log: IO[str] | None = None,
+        root: Path = ROOT,
+        ledger: str | None = None,
+        ledger_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         self.name = name
@@ -73,8 +79,12 @@ class Replica:
             sys.executable, "-m", "tests.integration.redis.replica", "--store", store, "--name", name,
             "--port", str(port), "--heartbeat", str(heartbeat), "--options", json.dumps({**TIMES, **options}),
             *(["--resumable", resumable] if resumable else []),
+            *(["--ledger", ledger, "--ledger-options", json.dumps(dict(ledger_options or {}))] if ledger else []),
         ]  # fmt: skip
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        environment = None if root == ROOT else {**os.environ, "PYTHONPATH": str(root / "src")}
+        self._process = subprocess.Popen(
+            command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
 
     def __repr__(self) -> str:
         return f"<Replica {self.name} {self.url} pid={self.pid}>"

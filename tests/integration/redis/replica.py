@@ -15,8 +15,9 @@ import logging
 import os
 import sys
 import time
-from collections import Counter
-from typing import Any
+from collections import Counter, deque
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -29,12 +30,20 @@ from unspool.http import StartRequest, StreamOptions, create_app, router
 from unspool.http.server import serve
 from unspool.producer import Generation
 
+if TYPE_CHECKING:
+    from unspool.ledger import Ledger
+
+
+ACCOUNT = "team"
+"""Who pays for what is started under /paid."""
+
 
 class Script(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a run does. It says the numbers from 1 to `count` as text, `delay` seconds apart, then waits in a tool.
 
     `gates`: numbers after which it waits until a file exists, which the test makes: see `processes.Gate`.
-    `usage`: models whose usage it reports first. `tool`: seconds in the tool, or the file that ends it.
+    `usage`: models whose usage it reports first. `calls`: numbers before each of which it makes a model call.
+    `tool`: seconds in the tool, or the file that ends it.
     `deaf`: seconds for which it does not heed a cancellation, and speaks on.
     """
 
@@ -42,8 +51,50 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     delay: float = 0.0
     gates: dict[int, str] = {}
     usage: list[str] = []
+    calls: int = 0
     tool: float | str = 0.0
     deaf: float = 0.0
+
+
+def usage_of(step: int) -> dict[str, int]:
+    """What a model call of a run uses."""
+    return {"prompt_tokens": 100 + step, "completion_tokens": 10}
+
+
+def cost_of(step: int) -> int:
+    """Nano-USD that it costs: see `open_ledger`."""
+    used = usage_of(step)
+    return used["prompt_tokens"] * 1_000 + used["completion_tokens"] * 2_000
+
+
+def open_ledger(url: str, **options: Any) -> Ledger:
+    """The ledger of replicas and of whoever looks at their books, not yet open."""
+    from unspool.ledger import Ledger, LedgerOptions, Prices, Rates
+
+    prices = Prices({"test/*": Rates(input=Decimal(1), output=Decimal(2))})
+    return Ledger.from_url(url, pricer=prices, options=LedgerOptions(**options))
+
+
+class Stalls:
+    """Times when this process did not get to its event loop: nothing that it must do in time was done then. `seen`:
+    from when to when, on the clock of the machine."""
+
+    EVERY = 0.05
+    LONG = 0.25
+
+    def __init__(self) -> None:
+        self.seen: deque[tuple[float, float]] = deque(maxlen=1000)
+        self._last = 0.0
+
+    def watch(self) -> None:
+        """Look from now on. A timer and no task: those are counted."""
+        self._last = time.monotonic()
+        asyncio.get_running_loop().call_later(self.EVERY, self._tick)
+
+    def _tick(self) -> None:
+        if time.monotonic() - self._last > self.LONG:
+            self.seen.append((self._last, time.monotonic()))
+        self.watch()
 
 
 def is_open(gate: str) -> bool:
@@ -85,6 +136,10 @@ class Runs:
             # Asked before each number, and not once after one, so that the run of a new owner waits as well.
             if (gate := script.gates.get(number - 1)) is not None:
                 await passed(gate)
+            if number <= script.calls:
+                async with gen.model_call(provider="test", model="m", step=str(number)) as call:
+                    await asyncio.sleep(script.delay)
+                    call.observe({"choices": [], "usage": usage_of(number)})
             await gen.text(f"{number} ")
             self.said[str(gen.key)] = number
             await asyncio.sleep(script.delay)
@@ -108,7 +163,7 @@ class Runs:
                 pass
 
 
-def census(manager: GenerationManager, runs: Runs) -> dict[str, Any]:
+def census(manager: GenerationManager, runs: Runs, stalls: Stalls) -> dict[str, Any]:
     """What this process holds."""
     replica = manager.replica
     tasks = Counter((task.get_name()).split(" ")[0].rstrip("-0123456789") for task in asyncio.all_tasks())
@@ -123,6 +178,7 @@ def census(manager: GenerationManager, runs: Runs) -> dict[str, Any]:
         "said": runs.said,
         "late": runs.late,
         "signalled": runs.signalled,
+        "stalls": list(stalls.seen),
     }
 
 
@@ -138,15 +194,18 @@ def main() -> int:
     parser.add_argument("--options", type=json.loads, default={}, help="fields of unspool.Options, as JSON")
     parser.add_argument("--heartbeat", type=float, default=15.0)
     parser.add_argument("--resumable", help="the name under which other replicas go on with its runs")
+    parser.add_argument("--ledger", help="URL of the ledger that pays for what is started under /paid")
+    parser.add_argument("--ledger-options", type=json.loads, default={}, help="fields of LedgerOptions, as JSON")
     given = parser.parse_args()
     logging.basicConfig(format=f"%(asctime)s {given.name} %(levelname)s %(name)s: %(message)s", level="INFO")
     options = Options(**given.options)
     made = GenerationManager.from_url(given.store, options=options)
-    manager = GenerationManager(made.store, made._transport, options=options, replica=given.name)
-    runs = Runs()
+    ledger = None if given.ledger is None else open_ledger(given.ledger, **given.ledger_options)
+    manager = GenerationManager(made.store, made._transport, options=options, replica=given.name, ledger=ledger)
+    runs, stalls = Runs(), Stalls()
 
     async def tell(_: Request) -> Response:
-        return JSONResponse(census(manager, runs))
+        return JSONResponse(census(manager, runs, stalls))
 
     app = create_app(
         manager,
@@ -159,8 +218,13 @@ def main() -> int:
     app.router.routes.insert(0, Route("/census", tell))
     again = router(manager, run=runs, resumable="again", authenticate=authenticate)
     app.router.routes.append(Mount("/again", app=again))  # what is started here is gone on with by others
+    if ledger is not None:
+        for path, resumable in (("/paid/again", "paid again"), ("/paid", None)):
+            paid = router(manager, run=runs, resumable=resumable, authenticate=authenticate, account=ACCOUNT)
+            app.router.routes.append(Mount(path, app=paid))
 
     def ready(url: str) -> None:
+        stalls.watch()
         print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)
 
     try:

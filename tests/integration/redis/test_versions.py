@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 import pytest
 import pytest_asyncio
 
+from tests.integration.redis.newer import NEWER, TOLERATED
 from tests.servers.redis import RedisServer
 from unspool import GenerationManager, Options
 from unspool.backends.redis import RedisStore, from_url
@@ -18,24 +19,6 @@ from unspool.protocols import NewJob
 
 PATIENCE = 60.0
 MINE = Owner("u")
-
-NEWER = {
-    "a status": ("status", "queued"),
-    "a policy of a task": ("task", '{"name":"n","args":{},"resume":"always"}'),
-    "a limit of another type": ("limits", '{"stall":"10 minutes"}'),
-    "no owner": ("owner", "{}"),
-    "an id of another type": ("settled", "yesterday"),
-}
-"""What a newer version may have stored that this one cannot read: field and value of the job."""
-
-TOLERATED = {
-    "an unknown field": ("brandnew", "x"),
-    "a new limit": ("limits", '{"stall":600.0,"duration":0.0,"log_bytes":67108864,"new":1}'),
-    "a longer request for a stop": ("abort", '["u",null,1.0,{"new":true}]'),
-    "a longer owner": ("owner", '["u",null,"team"]'),
-    "metadata of another type": ("m:title", '{"text":"T"}'),
-}
-"""What a newer version may have stored that this one must be able to pass over."""
 
 
 @pytest_asyncio.fixture
