@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,23 +131,25 @@ class PostgresServer:
         pid = self._process.pid
         return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
+    def _tell_all(self, number: signal.Signals) -> None:
+        for pid in self._all():
+            with suppress(ProcessLookupError):  # a connection that was just closed, and its process with it
+                os.kill(pid, number)
+
     def freeze(self) -> None:
         """Stop every process where it stands: connections are accepted by the kernel, and answered by none."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)  # first: then it makes no more
-        for pid in self._all():
-            os.kill(pid, signal.SIGSTOP)
+        self._tell_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let them go on. Harmless where they are not frozen."""
-        for pid in self._all():
-            os.kill(pid, signal.SIGCONT)
+        self._tell_all(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it as a power cut would; `start` brings it back with what was committed."""
         if self._process is not None:
-            for pid in self._all():
-                os.kill(pid, signal.SIGKILL)
+            self._tell_all(signal.SIGKILL)
             self._process.wait()
             self._process = None
             (self.folder / "data/postmaster.pid").unlink(missing_ok=True)
