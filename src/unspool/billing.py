@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from msgspec.structs import replace
 
 from unspool import events
-from unspool.errors import ConfigurationError, Gone, NotFound, StoreUnavailable, UnspoolError
+from unspool.errors import ConfigurationError, Fenced, Gone, NotFound, StoreUnavailable, UnspoolError
 from unspool.events import DELTAS, Event, Record
-from unspool.jobs import GenerationKey, Job
+from unspool.jobs import GenerationKey, Job, call_id
 from unspool.ledger import Usage, usage_event
 from unspool.ledger.estimates import estimate, tokens_of
 from unspool.ledger.meter import Meter
@@ -128,6 +128,10 @@ class Billing:
             )
         except StoreUnavailable as error:
             _log.warning("%s: the ledger is told of it later: %s", job.key, error)
+        except (
+            Fenced
+        ) as error:  # it was stopped or replaced already, and its end was faster: its run is told by the log
+            _log.info("%s: %s", job.key, error)
 
     # a generation, which it cannot hold up
 
@@ -210,7 +214,7 @@ class Billing:
         """What meters one model call: the ledger's where it is charged, else one that only counts."""
         ledger = self._of(job.account)
         if ledger is None:
-            return Counted(f"{job.key}/{agent}/{step}/{attempt}", provider, model, agent)
+            return Counted(call_id(job.key, agent, step, attempt), provider, model, agent)
         return ledger.call(
             job.key, provider=provider, model=model, agent=agent, step=step, attempt=attempt,
             epoch=job.lease.epoch, account=job.account, token=job.token, **more,

@@ -134,6 +134,15 @@ class GenerationKey(NamedTuple):
         return f"{self.stream_id}/{self.generation}"
 
 
+def call_id(key: GenerationKey, agent: str, step: str, attempt: int | None = None) -> str:
+    """The id of a model call; without an attempt, what the ids of all of a step's begin with.
+
+    No two calls share one, whatever streams, agents and steps are called.
+    """
+    parts = (part.replace("%", "%25").replace("/", "%2F") for part in (agent, step))
+    return "/".join((str(key), *parts, "" if attempt is None else str(attempt)))
+
+
 class Owner(NamedTuple):
     """Whose a stream is. Both None: nobody's in particular (an application without users)."""
 

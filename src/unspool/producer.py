@@ -19,7 +19,7 @@ from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import GenerationStopped, InvalidEvent, UnspoolError
 from unspool.events import DELTAS, Event, check_event, check_marks, check_size, check_text, encode_data
-from unspool.jobs import GenerationKey, Job, Metadata, Status
+from unspool.jobs import GenerationKey, Job, Metadata, Status, call_id
 from unspool.sources import Graph, Sources
 from unspool.terminals import Completed
 from unspool.writer import LogWriter, Part
@@ -259,7 +259,7 @@ class Generation:
 
     def call_id(self, agent: str = "main", step: str = "0") -> str:
         """A new id for a model call: `{stream}/{generation}/{agent}/{step}/{attempt}`, never given twice."""
-        return f"{self.key}/{agent}/{step}/{self._attempt(agent, step)}"
+        return call_id(self.key, agent, step, self._attempt(agent, step))
 
     def _attempt(self, agent: str, step: str) -> int:
         number = self._calls[agent, step] = self._calls.get((agent, step), 0) + 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from unspool import events
 from unspool.billing import Billing
-from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
+from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable, UnreadableRecord
 from unspool.jobs import GenerationKey, Job, Task
 from unspool.options import ContentHook, Hooks, Options
 from unspool.protocols import Channel, Hint, JobStore
@@ -244,7 +244,7 @@ class Replica:
         except (NotFound, Gone):
             run.lose()
             return
-        except StoreUnavailable as error:
+        except (StoreUnavailable, UnreadableRecord) as error:
             _log.warning("%s: a control hint could not be followed up: %s", run.key, error)
             return
         if job.settled or job.lease.epoch != run.epoch:

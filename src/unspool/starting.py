@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from unspool.errors import (
+    GenerationConflict,
     Gone,
     InsufficientBalance,
     InvalidArgument,
@@ -19,10 +20,11 @@ from unspool.errors import (
     ShuttingDown,
     StoreUnavailable,
     TooManyGenerations,
+    UnreadableRecord,
     UnspoolError,
 )
 from unspool.jobs import GenerationKey, Job, Limits, Metadata, Owner, Task, check_id, check_tenant, stream_of
-from unspool.protocols import NewJob
+from unspool.protocols import Created, NewJob
 from unspool.replica import Replica
 from unspool.runs import Run
 from unspool.tasks import RunFunction
@@ -31,8 +33,10 @@ from unspool.terminals import Aborted, Failed
 _log = logging.getLogger("unspool")
 _PAUSE: Final = 0.2
 """Seconds between two looks for a creation that was not answered."""
-_REPEATED: Final = (0.0, 0.1, 0.4)
+_REPEATED: Final = (0.0, 0.1, 0.4, 1.0, 2.0)
 """Seconds before each look for the start that this one may be a repetition of."""
+_NEVER: Final = -1
+"""A number that no generation has."""
 
 
 async def create(
@@ -68,6 +72,14 @@ async def create(
         raise
 
 
+async def attached(replica: Replica, stream_id: str, owner: Owner, request_id: str) -> Job | None:
+    """The generation that a start under this request id would attach to; None where it would make one."""
+    new = NewJob(
+        stream_id=stream_id, owner=owner, replica=replica.name, lease=replica.options.lease, request_id=request_id
+    )  # fmt: skip
+    return await _known(replica, new)
+
+
 async def check(replica: Replica, stream_id: str, owner: Owner, account: str | None) -> None:
     """Raise what would refuse a start as things are: for who must stop something before they can start."""
     if replica.closing:
@@ -93,13 +105,15 @@ async def _make(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
     """Set aside what it may cost, create the generation, own it. What can refuse comes first: nothing is replaced, and
     nothing is kept, for a start that is refused."""
     with replica.creation():
+        if (known := await _known(replica, new)) is not None:
+            return known, None
         new = replace(new, floor=replica.highest(new.name))
-        if not await _known(replica, new):
-            try:
-                new = await _admitted(replica, new)
-            except (InsufficientBalance, TooManyGenerations):
-                if not await _known_soon(replica, new):
-                    raise
+        try:
+            new = await _admitted(replica, new)
+        except (InsufficientBalance, TooManyGenerations):
+            if (known := await _known_soon(replica, new)) is None:
+                raise
+            return known, None
         try:
             created = await replica.store.create(new)
         except StoreUnavailable:
@@ -111,17 +125,18 @@ async def _make(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
         if created.attached:
             replica.spawn(replica.billing.release(new))
             return replace(created.job, attached=True), None
-        if created.replaced is not None:
-            replica.on_replaced(created.replaced)
-        return created.job, await _own(replica, created.job, replaced=created.replaced is not None)
+        return created.job, await _own(replica, created)
 
 
-async def _own(replica: Replica, job: Job, *, replaced: bool) -> Run:
+async def _own(replica: Replica, created: Created) -> Run:
     """Become the owner of a job that was created here. Raises what refuses it after all; then it is sealed, and the
     error names it."""
+    job = created.job
+    if created.replaced is not None:
+        replica.on_replaced(created.replaced)
     run = replica.own(job)
     try:
-        if not replaced:  # one that runs in the place of another is not one more
+        if created.replaced is None:  # one that runs in the place of another is not one more
             await _check_again(replica, job)
         await replica.billing.admit(job)
     except Exception as error:
@@ -147,47 +162,48 @@ async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
     The caller was told that the outcome is not known, and repeats the request under the same id, maybe on another
     replica: it attaches to this generation, which must have a run.
     """
+    await replica.billing.release(new)  # whoever tries again needs it; what is found sets it aside anew
     deadline = asyncio.get_running_loop().time() + replica.options.lease / 2
     while begin is not None and not replica.closing and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_PAUSE)
         try:
             job = await replica.store.get(new.name, owner=new.owner)
-        except (StoreUnavailable, NotFound, Gone):
-            continue
-        if job.token == new.token:
+            if job.token != new.token:
+                continue
             if not job.settled and job.lease.epoch == 1:
-                await _begin_found(replica, job, begin)
-                return
-            break
-    await replica.billing.release(new)
+                await _begin_found(replica, await replica.store.create(new), begin)
+            return
+        except (StoreUnavailable, NotFound, Gone, UnreadableRecord):
+            continue
 
 
-async def _begin_found(replica: Replica, job: Job, begin: RunFunction | Task) -> None:
-    _log.warning("%s: created, though the store did not answer; its run begins", job.key)
+async def _begin_found(replica: Replica, created: Created, begin: RunFunction | Task) -> None:
+    """Begin what a repeated creation has answered, as the first one would have been."""
+    _log.warning("%s: created, though the store did not answer; its run begins", created.job.key)
     try:
-        (await _own(replica, job, replaced=False)).begin(begin)
+        (await _own(replica, created)).begin(begin)
     except UnspoolError as error:
-        _log.warning("%s: its run does not begin: %s", job.key, error)
+        _log.warning("%s: its run does not begin: %s", created.job.key, error)
 
 
-async def _known(replica: Replica, new: NewJob) -> bool:
-    """A start that is repeated attaches, whatever has become of the balance."""
+async def _known(replica: Replica, new: NewJob) -> Job | None:
+    """The generation that was started under the same request id, whatever has become of the balance."""
     if new.request_id is None:
-        return False
-    try:
-        job = await replica.store.get(new.name, owner=new.owner)
-        return job.request_id == new.request_id and job.holds_request
-    except (NotFound, Gone):
-        return False
+        return None
+    try:  # a creation whose expectation cannot be met attaches, or changes nothing
+        found = await replica.store.create(replace(new, expect_generation=_NEVER))
+    except GenerationConflict:
+        return None
+    return replace(found.job, attached=True)
 
 
-async def _known_soon(replica: Replica, new: NewJob) -> bool:
+async def _known_soon(replica: Replica, new: NewJob) -> Job | None:
     """The same for one that was refused: what it lacks may be what the first of its kind has just set aside."""
     for pause in _REPEATED if new.request_id is not None else ():
         await asyncio.sleep(pause)
-        if await _known(replica, new):
-            return True
-    return False
+        if (known := await _known(replica, new)) is not None:
+            return known
+    return None
 
 
 async def _of_user(replica: Replica, owner: Owner) -> Sequence[Job]:

@@ -17,6 +17,7 @@ from unspool.jobs import (
     Metadata,
     Status,
     Trigger,
+    call_id,
     check_tenant,
     stream_name,
     stream_of,
@@ -92,3 +93,12 @@ def test_a_tenant_that_is_no_name_is_refused(tenant: Any) -> None:
 @pytest.mark.parametrize("tenant", [None, "acme", "x" * 256, "ä" * 42, "a b/@"])
 def test_a_tenant_that_is_a_name_is_taken(tenant: str | None) -> None:
     check_tenant(tenant)
+
+
+def test_no_two_calls_share_an_id_whatever_they_are_called() -> None:
+    keys = [GenerationKey("a", 1), GenerationKey("a/1", 2), GenerationKey("a/1/2", 3)]
+    words = ["main", "2/main", "1/2/main", "2%2Fmain", "%2F", "%252F", "/"]
+    ids = [call_id(key, agent, step, 1) for key in keys for agent in words for step in words]
+    assert len(set(ids)) == len(ids)
+    assert call_id(keys[0], "main", "0", 2) == "a/1/main/0/2"
+    assert call_id(keys[0], "main", "0", 2).startswith(call_id(keys[0], "main", "0"))

@@ -17,7 +17,7 @@ PATIENCE = 60.0
 
 
 class Forgetful:
-    """A store that does what it is asked, and does not answer the next call of each verb in `silent`."""
+    """A store that does what it is asked, and does not answer the next call of each verb in `silent` that is done."""
 
     def __init__(self, inner: MemoryStore) -> None:
         self.inner = inner
@@ -27,10 +27,10 @@ class Forgetful:
         found = getattr(self.inner, name)
         if name not in self.silent or not inspect.iscoroutinefunction(found):
             return found
-        self.silent.discard(name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             await found(*args, **kwargs)
+            self.silent.discard(name)
             raise StoreUnavailable("no answer")
 
         return call

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from unspool.errors import GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable, UnspoolError
 from unspool.events import USAGE, Event, Record
+from unspool.jobs import call_id
 from unspool.manager import GenerationManager
 from unspool.producer import Generation
 from unspool.providers.base import Message
@@ -42,7 +43,7 @@ async def continued_call(
     """
     begun = None
     if gen.attempt > 1:
-        begun = begun_of(await _log_of(manager, gen), f"{gen.key}/{agent or 'main'}/{step}/")
+        begun = begun_of(await _log_of(manager, gen), call_id(gen.key, agent or "main", step))
     if begun is None:
         async with gen.model_call(provider=model.provider, model=model.name, agent=agent or "main", step=step) as call:
             stream = model.follow(messages, call_id=call.call_id, agent=agent, tools=tools)

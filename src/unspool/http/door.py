@@ -112,6 +112,11 @@ class Door:
         owner = Owner(identity.user, identity.tenant)
         await starting.check(self.manager.replica, stream_id, owner, self._payer(identity))
 
+    async def attached(self, identity: Identity, stream_id: str, request_id: str) -> Job | None:
+        """The generation that a start under this request id would attach to. Raises NotFound for another's stream."""
+        owner = Owner(identity.user, identity.tenant)
+        return await starting.attached(self.manager.replica, stream_id, owner, request_id)
+
     def _payer(self, identity: Identity) -> str | None:
         return identity.account if self.manager.billing.ledger is not None else None
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Executable, Insert, Interval, Table, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Executable, Insert, Interval, Table, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -66,10 +66,6 @@ class Transaction:
         if any(isinstance(value, ColumnElement) for value in values.values()):
             return self.connection.execute(statement.values(dict(values))).rowcount == 1
         return self.connection.execute(statement, values).rowcount == 1
-
-    def in_byte_order(self, column: Column[str]) -> ColumnElement[str]:
-        """A column as it is to be compared: by its bytes, whatever the language of the database."""
-        return column.collate("C") if self._postgres else column
 
     def now(self) -> ColumnElement[float]:
         return self.later(0.0)

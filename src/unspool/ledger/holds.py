@@ -18,7 +18,7 @@ from sqlalchemy import bindparam, delete, select, tuple_, update
 from unspool.errors import Fenced, InsufficientBalance, TooManyGenerations
 from unspool.ledger.database import Transaction
 from unspool.ledger.money import in_usd
-from unspool.ledger.tables import account, hold
+from unspool.ledger.tables import account, hold, stream
 
 OPEN: Final = "open"
 CLOSED: Final = "closed"
@@ -46,6 +46,12 @@ _RENAME: Final = (
     update(hold)
     .where(hold.c.generation == bindparam("reserved"), hold.c.state == OPEN)
     .values(generation=bindparam("whose"), epoch=bindparam("by"))
+)
+_HIGHEST: Final = select(stream.c.highest).where(stream.c.stream_id == bindparam("whose"))
+_RAISE_HIGHEST: Final = (
+    update(stream)
+    .where(stream.c.stream_id == bindparam("whose"), stream.c.highest < bindparam("number"))
+    .values(highest=bindparam("number"))
 )
 _REMOVE: Final = delete(hold).where(hold.c.generation == bindparam("whose"))
 
@@ -89,9 +95,15 @@ def running(tx: Transaction, whose: str) -> list[str]:
 
 def highest(tx: Transaction, stream_id: str) -> int:
     """The highest number of a stream's generations that ever had a hold."""
-    name = tx.in_byte_order(hold.c.generation)
-    of_stream = select(hold.c.generation).where(name >= f"{stream_id}/", name < f"{stream_id}0")  # "0" comes behind "/"
-    return max((numbered(row.generation)[1] for row in tx.all(of_stream)), default=0)
+    found = tx.first(_HIGHEST, {"whose": stream_id})
+    return 0 if found is None else found.highest
+
+
+def _note(tx: Transaction, generation: str) -> None:
+    """Remember the number of a generation that has a hold now."""
+    stream_id, number = numbered(generation)
+    if number and not tx.insert_new(stream, {"stream_id": stream_id, "highest": number}):
+        tx.run(_RAISE_HIGHEST, {"whose": stream_id, "number": number})
 
 
 def reserve(tx: Transaction, name: str, whose: str, amount: int, lease: float, limit: int) -> int:
@@ -120,8 +132,12 @@ def release(tx: Transaction, name: str) -> None:
 
 def bind(tx: Transaction, name: str, generation: str, epoch: int) -> bool:
     """Give a reserved hold the name of its generation; whether there was such a hold, and no other of this name."""
-    taken = tx.first(LOCK_HOLD, {"whose": generation}) is not None
-    return not taken and tx.change(_RENAME, {"reserved": name, "whose": generation, "by": epoch}) == 1
+    if tx.first(LOCK_HOLD, {"whose": generation}) is not None:
+        return False
+    renamed = tx.change(_RENAME, {"reserved": name, "whose": generation, "by": epoch}) == 1
+    if renamed:
+        _note(tx, generation)
+    return renamed
 
 
 def admit(
@@ -139,6 +155,7 @@ def admit(
     new = tx.insert_new(hold, values)
     if new:
         _set_aside(tx, whose, amount)
+        _note(tx, generation)
     found = hold_of(tx.first(LOCK_HOLD, {"whose": generation}))
     if found.state != OPEN or found.account != whose:
         raise Fenced(f"the hold of {generation} is closed, or another account's")

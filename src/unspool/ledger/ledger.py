@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from unspool.errors import InvalidArgument, UnspoolError, UsageConflict
-from unspool.jobs import GenerationKey, check_id
+from unspool.jobs import GenerationKey, call_id, check_id
 from unspool.ledger import accounts, calls, holds, reads, reaper, schema
 from unspool.ledger import audit as books
 from unspool.ledger.accounts import Credit, Rerate
@@ -240,7 +240,7 @@ class Ledger:
             if count is not None and (isinstance(count, bool) or not least <= count <= LARGEST):
                 raise InvalidArgument(f"{name} must be an integer of {least} or more")
         intent = CallStart(
-            call_id=f"{key}/{agent}/{step}/{attempt}", generation=str(key), agent=agent, step=step, attempt=attempt,
+            call_id=call_id(key, agent, step, attempt), generation=str(key), agent=agent, step=step, attempt=attempt,
             provider=provider, model=model, epoch=epoch, started_at=self._clock(), token=secrets.token_hex(8),
             reserved=holds.reserved_name(key.stream_id, token) if token else None,
             hold=self.options.hold if hold is None else check_amount(hold, "hold", least=0), input_tokens=input_tokens,

@@ -14,10 +14,8 @@ from unspool.ledger.database import Database, Transaction
 HEAD: Final = "0002"
 """The version that this code brings a database to."""
 
-OLDEST: Final = "0001"
-"""The oldest version that it works with, maybe more slowly: the databases of a rolling upgrade."""
-
-_log = logging.getLogger("unspool.ledger")
+OLDER: Final = frozenset({"0001"})
+"""Those that it can be brought to that from."""
 
 VERSION_TABLE: Final = "unspool_ledger_version"
 _LOCK: Final = 0x756E73706F6F6C  # the key of the advisory lock under which one process migrates
@@ -51,20 +49,15 @@ async def check(database: Database) -> None:
     """Make sure that the tables are those that this code works with.
 
     A fresh or older SQLite database is brought to the newest version. Raises ConfigurationError, naming the command,
-    for any other that this code does not work with.
+    for any other.
     """
     found = await database.read(lambda tx: _version(tx.connection))
-    if found == HEAD:
-        return
-    if database.sqlite and (found is None or OLDEST <= found < HEAD):
+    if database.sqlite and (found is None or found in OLDER):
         await migrate(database)
-        return
-    there = "has no ledger yet" if found is None else f"is at version {found}, not {HEAD}"
-    url = database.url.set(drivername=database.url.get_backend_name()).render_as_string(hide_password=True)
-    advice = f"ledger: the database {there}; run: unspool ledger migrate --url {url}"
-    if found is None or not OLDEST <= found < HEAD:
-        raise ConfigurationError(advice)
-    _log.warning("%s", advice)
+    elif found != HEAD:
+        there = "has no ledger yet" if found is None else f"is at version {found}, not {HEAD}"
+        url = database.url.set(drivername=database.url.get_backend_name()).render_as_string(hide_password=True)
+        raise ConfigurationError(f"ledger: the database {there}; run: unspool ledger migrate --url {url}")
 
 
 def _version(connection: Connection) -> str | None:

@@ -81,6 +81,13 @@ hold = Table(
     Column("epoch", BigInteger, nullable=False),
 )
 
+stream = Table(
+    "stream",
+    metadata,
+    Column("stream_id", Text, primary_key=True),
+    Column("highest", BigInteger, nullable=False),
+)
+
 model_call = Table(
     "model_call",
     metadata,

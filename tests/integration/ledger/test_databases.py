@@ -15,8 +15,9 @@ from sqlalchemy import text
 
 from tests.integration.ledger.conftest import Office, balanced, fresh, key, started, used
 from unspool.errors import ConfigurationError, StoreUnavailable
+from unspool.jobs import GenerationKey
 from unspool.ledger import Ledger, LedgerOptions, migrations, schema
-from unspool.ledger.database import Database
+from unspool.ledger.database import Database, Transaction
 from unspool.ledger.owned import OwnedTasks
 from unspool.ledger.tables import metadata
 
@@ -50,8 +51,27 @@ async def test_migrating_again_and_at_once_changes_nothing(url: str) -> None:
 async def test_another_version_is_refused_with_the_command(office: Office) -> None:
     ledger = await office.open()
     await ledger.database.write(lambda tx: tx.run(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0000'")))
-    with pytest.raises(ConfigurationError, match=r"version 0000, not 0001; run: unspool ledger migrate --url"):
+    with pytest.raises(ConfigurationError, match=r"version 0000, not 0002; run: unspool ledger migrate --url"):
         await office.open()
+
+
+async def test_an_older_version_is_brought_to_the_newest_with_its_numbers(office: Office) -> None:
+    """SQLite by itself, PostgreSQL by the command; what was charged then is not charged to another generation."""
+    ledger = await office.open()
+    for number in (1, 12, 3):
+        await ledger.admit(GenerationKey("a/b", number), "team", amount=0)
+
+    def before(tx: Transaction) -> None:
+        tx.run(text("DROP TABLE stream"))
+        tx.run(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0001'"))
+
+    await ledger.database.write(before)
+    if not ledger.database.sqlite:
+        with pytest.raises(ConfigurationError, match="version 0001, not 0002"):
+            await office.open()
+        await schema.migrate(ledger.database)
+    newer = await office.open()
+    assert [await newer.reserve(stream, "t", "team") for stream in ("a/b", "a", "c")] == [12, 0, 0]
 
 
 async def test_postgresql_without_tables_is_refused_and_its_password_not_shown(postgres_url: str) -> None:

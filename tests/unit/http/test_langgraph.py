@@ -125,9 +125,15 @@ async def test_a_run_that_is_refused_stops_nothing(serving: Serving, strategy: s
         for status, body in ((404, {**asking("two"), "checkpoint_id": "none"}), (402, asking("two"))):
             answer = await server.client.post(f"/threads/{thread}/runs", json={**body, **asked})
             assert answer.status_code == status, answer.text
+        path, key = f"/threads/{thread}/runs", {"idempotency-key": "k"}
+        busy = {**asking("two"), "multitask_strategy": "reject"}
+        assert (await server.client.post(path, json=busy, headers=key)).status_code == 422
+        queued = asyncio.create_task(server.client.post(path, json=asking("two"), headers=key))
+        done, _ = await asyncio.wait({queued}, timeout=0.3)  # it is not refused while it waits
+        assert not done
         server.app.go.set()
         assert await server.status(run) == "success"
-        assert (await server.start(thread, "two", multitask_strategy=strategy))["status"] == "running"
+        assert (await queued).status_code == 200
 
 
 async def test_rollback_forgets_it(serving: Serving) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.ledger.test_outage import COST, GRANTED, HELD, World, until, world
 from unspool import ANYONE, GenerationManager
 from unspool.backends.memory import MemoryStore, MemoryTransport
+from unspool.content import Snapshot
 from unspool.errors import (
     CapacityExceeded,
     GenerationConflict,
@@ -129,6 +130,68 @@ async def test_a_start_that_attaches_holds_nothing_more(here: World) -> None:
     await given_back(here, HELD)
 
 
+async def test_a_repetition_attaches_to_what_it_began_also_where_nothing_is_left(here: World) -> None:
+    """Whatever has become of the balance, of the stream, and of the time that the store takes."""
+    (manager,), never = here.made, asyncio.Event()
+    first = await manager.start("s", until(never), account="team", request_id="r1")
+    second = await manager.start("s", until(never), account="team", request_id="r2")
+    await given_back(here, HELD)
+    await here.ledger.set_floor("team", GRANTED)
+    for request_id, job in (("r1", first), ("r2", second)):
+        again = await manager.start("s", until(never), account="team", request_id=request_id)
+        assert (again.key, again.attached) == (job.key, True)
+    with pytest.raises(InsufficientBalance):
+        await manager.start("s", until(never), account="team", request_id="r3")
+    assert await held(here) == HELD
+
+
+async def test_an_end_that_is_faster_than_the_ledger_is_no_refusal(here: World) -> None:
+    """Replaced or stopped before the ledger knew of it: the start has happened, and its job says what became of it."""
+    (manager,), never = here.made, asyncio.Event()
+    admit = manager.billing.admit
+
+    async def slow(job: Job) -> None:
+        await manager.abort(job.stream_id, user=ANYONE)
+        await admit(job)
+
+    manager.billing.admit = slow
+    job = await manager.start("s", until(never), account="team")
+    assert (await settled(manager, user=None)).status is Status.ABORTED
+    assert job.generation == 1
+    await given_back(here, 0)
+
+
+async def test_what_a_creation_replaced_is_ended_also_where_its_answer_is_lost(here: World) -> None:
+    """Its hook is called and its hold given back, as for one whose answer came."""
+    (manager,), never = here.made, asyncio.Event()
+    told: list[tuple[int, str]] = []
+
+    async def note(job: Job, _: Snapshot) -> None:
+        told.append((job.generation, job.status))
+
+    manager.hooks.settled.append(note)
+    await manager.start("s", until(never), account="team")
+    create, lost = here.inner.create, asyncio.Event()
+
+    async def unanswered(new: NewJob) -> Created:
+        created = await create(new)
+        if new.expect_generation is None and not lost.is_set():
+            lost.set()
+            raise StoreUnavailable("planted")
+        return created
+
+    here.inner.create = unanswered
+    with pytest.raises(StoreUnavailable):
+        await manager.start("s", until(never), account="team")
+
+    async def ended() -> bool:
+        return told == [(1, Status.REPLACED)] and await here.ledger.running("team") == [(await last(manager)).key]
+
+    await eventually(ended)
+    assert (await last(manager)).generation == 2
+    await given_back(here, HELD)
+
+
 async def test_a_creation_whose_answer_is_lost_holds_only_what_runs(here: World) -> None:
     (manager,), begun = here.made, asyncio.Event()
     create = here.inner.create
@@ -138,6 +201,7 @@ async def test_a_creation_whose_answer_is_lost_holds_only_what_runs(here: World)
 
     async def unanswered(new: NewJob) -> Created:
         await create(new)
+        here.inner.create = create
         raise StoreUnavailable("planted")
 
     async def run(gen: Generation) -> None:
@@ -213,8 +277,8 @@ async def test_a_store_that_has_forgotten_a_stream_counts_above_what_was_charged
     await settled(manager, "s/2", user=None)
     await here.ledger.grant("other", 10 * HELD, id="o")
     async with GenerationManager(MemoryStore(), MemoryTransport(), ledger=here.ledger) as anew:
-        for stream, number in (("s", 4), ("s", 5), ("s/2", 2), ("s/", 1), ("t", 1)):
+        for stream, number in (("s", 4), ("s", 5), ("s/2", 2), ("s/", 1), ("t", 1), ("s/2/", 1)):
             job = await anew.start(stream, until(over, calls=1), account="other")
             assert job.generation == number, stream
             await settled(anew, stream, user=None)
-        assert (await here.ledger.balance("other")).posted == 10 * HELD - 5 * COST
+        assert (await here.ledger.balance("other")).posted == 10 * HELD - 6 * COST

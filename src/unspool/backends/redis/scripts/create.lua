@@ -32,6 +32,8 @@ local time = now()
 local key = stream .. ':' .. number
 redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' .. number, '')
 if request ~= '' then redis.call('HSET', stream, 'r:' .. request, number) end
+-- What a database that evicts may have left of one that it has forgotten.
+redis.call('DEL', key, key .. ':log', key .. ':fold', key .. ':pack')
 redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request, 'token', token, 'replica', ARGV[7], 'lease', ARGV[8],
   'until', seconds(time + tonumber(ARGV[8])), 'created', seconds(time), 'active', seconds(time), 'limits', ARGV[9])
 if replaced then redis.call('HSET', key, 'before', string.format('%d', used)) end

@@ -131,7 +131,7 @@ class Runs:
             if head.job is None and body.if_not_exists != "create":
                 raise NotFound(f"there is no thread {thread_id!r}; create it, or start with if_not_exists: create")
             if head.job is not None and not head.job.settled:
-                attached = await self._attached(identity, thread_id, key)
+                attached = await self._door.attached(identity, thread_id, key) if key is not None else None
                 if attached is not None:
                     return attached
                 await self._make_way(identity, head, body)
@@ -145,16 +145,6 @@ class Runs:
                 )  # fmt: skip
             except GenerationConflict:
                 continue
-
-    async def _attached(self, identity: Identity, thread_id: str, key: str | None) -> Job | None:
-        """The run that was started under this key, if there was one."""
-        if key is None:
-            return None
-        nothing = StartRequest(thread_id, [], None, None, None, {})
-        try:  # a thread that is busy has had a generation, so this can only attach
-            return await self._door.start(identity, nothing, request_id=key, expect_generation=0)
-        except GenerationConflict:
-            return None
 
     async def _make_way(self, identity: Identity, head: Head, body: RunBody) -> None:
         """Come to the end of what runs on the thread, in the way that was asked for. Raises Busy."""
