@@ -120,15 +120,31 @@ def stream_of(name: str) -> tuple[str, str | None]:
     return stream_id, unquote(tenant) or None
 
 
-class GenerationKey(NamedTuple):
+class _Numbered(NamedTuple):
+    stream_id: str
+    generation: int
+
+
+class GenerationKey(_Numbered):
     """The identity of a generation: its stream, and its number there (1, 2, 3 …, never reused).
 
     `stream_id` is the stream's internal name, which its tenant is part of: see `stream_name`. Clients know it by
-    `Job.stream_id`.
+    `Job.stream_id`. `log`: the token of its creation, as far as it is known here. A store that has lost what it had
+    accepted may give a number again: what is done under a key that has a log is never done to another one. It takes no
+    part in comparisons, since a replica holds one generation of a number at a time.
     """
 
-    stream_id: str
-    generation: int
+    log: str = ""
+
+    @classmethod
+    def of(cls, stream_id: str, generation: int, log: str) -> GenerationKey:
+        key = cls(stream_id, generation)
+        key.log = log
+        return key
+
+    def is_other(self, log: str) -> bool:
+        """Whether this is the token of another generation of the same number."""
+        return log != self.log and bool(log and self.log)
 
     def __str__(self) -> str:
         return f"{self.stream_id}/{self.generation}"
@@ -293,7 +309,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> GenerationKey:
-        return GenerationKey(stream_name(self.stream_id, self.tenant), self.generation)
+        return GenerationKey.of(stream_name(self.stream_id, self.tenant), self.generation, self.token)
 
     @property
     def label(self) -> str:

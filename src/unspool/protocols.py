@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from unspool.errors import Gone
 from unspool.events import Record
 from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status, Task, stream_name
 
@@ -99,6 +100,21 @@ class Counts(msgspec.Struct, frozen=True):
     by_status: dict[Status, int]
 
 
+async def current(store: JobStore, key: GenerationKey) -> Job:
+    """The job of this very generation. Raises NotFound, and Gone also where its number is another one's by now."""
+    job = await store.get(*key)
+    if key.is_other(job.token):
+        raise lost(key)
+    return job
+
+
+def lost(key: GenerationKey) -> Gone:
+    """For a generation whose number the store has given to another one, since it had lost it."""
+    return Gone(
+        f"the store has lost generation {key.generation}, and another one has its number", generation=key.generation
+    )
+
+
 class JobStore(Protocol):
     """Jobs and their logs: the truth. `kind` names the back end (`memory`, `redis` …)."""
 
@@ -144,7 +160,11 @@ class JobStore(Protocol):
         ...
 
     async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
-        """Up to `limit` records with offsets above `after`. Raises NotFound or Gone."""
+        """Up to `limit` records with offsets above `after`. Raises NotFound or Gone.
+
+        A store that can lose what it has accepted compares the key's log in this and in every fenced verb: Gone, or
+        Fenced, where the number is another generation's by now.
+        """
         ...
 
     async def seal(

@@ -13,7 +13,7 @@ from unspool.billing import Billing
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable, UnreadableRecord
 from unspool.jobs import GenerationKey, Job, Task
 from unspool.options import ContentHook, Hooks, Options
-from unspool.protocols import Channel, Hint, JobStore
+from unspool.protocols import Channel, Hint, JobStore, current
 from unspool.runs import Run
 from unspool.settlement import Settler
 from unspool.tail import Tail
@@ -61,8 +61,18 @@ class Replica:
 
     # tails and viewers
 
-    def _keep(self, key: GenerationKey, last: int, *, local: bool = False) -> Tail:
+    def known_tail(self, key: GenerationKey) -> Tail | None:
+        """The tail of this very log. One of another log of its number is done with: the store has lost that."""
         tail = self.tails.get(key)
+        if tail is None or not tail.key.is_other(key.log):
+            return tail
+        tail.retire()
+        del self.tails[key]
+        self.channel.unwatch(key)
+        return None
+
+    def _keep(self, key: GenerationKey, last: int, *, local: bool = False) -> Tail:
+        tail = self.known_tail(key)
         if tail is None:
             tail = Tail(key, self.store, last=last, window=self.options.window, window_bytes=self.options.window_bytes)
             tail.idle_since = asyncio.get_running_loop().time()
@@ -82,9 +92,10 @@ class Replica:
 
     async def tail(self, key: GenerationKey, job: Job | None = None) -> Tail:
         """The tail of a log, made when it is first asked for. Raises NotFound or Gone."""
-        tail = self.tails.get(key)
+        tail = self.known_tail(key)
         if tail is None:
-            job = job or await self.store.get(*key)
+            job = job or await current(self.store, key)
+            key = job.key
             # A log that has ended begins with its end: whoever wants what came before reads it by range.
             tail = self._keep(key, job.last_offset - 1 if job.settled else job.last_offset)
             if job.terminal is not None:
@@ -139,7 +150,7 @@ class Replica:
 
     async def _tell(self, hooks: Sequence[ContentHook], about: Job | GenerationKey) -> None:
         try:
-            job = about if isinstance(about, Job) else await self.store.get(*about)
+            job = about if isinstance(about, Job) else await current(self.store, about)
             snapshot = await (await self.tail(job.key, job)).snapshot(job.last_offset)
         except (NotFound, Gone, StoreUnavailable) as error:
             _log.warning("%s: hooks were not called: %s", about, error)
@@ -178,6 +189,8 @@ class Replica:
             job, tail, self.store, self.channel, self.settler, self.options, self.tasks, self.billing, self._turns,
             self._disown,
         )  # fmt: skip
+        if (other := self.runs.get(job.key)) is not None:  # the store has lost it, and given its number again
+            other.lose()
         self.runs[job.key] = run
         return run
 
@@ -206,7 +219,8 @@ class Replica:
         run.begin(task)
 
     def _disown(self, run: Run) -> None:
-        self.runs.pop(run.key, None)
+        if self.runs.get(run.key) is run:
+            del self.runs[run.key]
         if not run.tail.sealed and self.tails.get(run.key) is run.tail:
             self.channel.watch(run.key)  # somebody else goes on with it
         run.tail.idle_since = asyncio.get_running_loop().time()
@@ -216,7 +230,7 @@ class Replica:
         run = self.runs.get(job.key)
         if run is not None:
             run.lose()
-        tail = self.tails.get(job.key)
+        tail = self.known_tail(job.key)
         if tail is not None:
             self.settler.announce(tail, job)
         else:
@@ -240,7 +254,7 @@ class Replica:
 
     async def _look(self, run: Run) -> None:
         try:
-            job = await self.store.get(*run.key)
+            job = await current(self.store, run.key)
         except (NotFound, Gone):
             run.lose()
             return

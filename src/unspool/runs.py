@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from unspool.billing import Billing
 from unspool.errors import Fenced, GenerationStopped, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
 from unspool.events import Record
-from unspool.jobs import GenerationKey, Job, Task
+from unspool.jobs import Job, Task
 from unspool.options import Options
 from unspool.producer import Generation
 from unspool.protocols import Channel, Checkpoint, Hint, JobStore
@@ -44,6 +44,7 @@ class Run:
         finished: Callable[[Run], None],
     ) -> None:
         self.job = job
+        self.key = job.key
         self.tail = tail
         self.done = asyncio.Event()
         self.lost = False
@@ -64,7 +65,7 @@ class Run:
         self._keeper: asyncio.Task[None] | None = None
         self._writer = LogWriter(
             store, job.key, job.lease.epoch, self._publish, self._on_lost, self._held, turns,
-            token=job.token, last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
+            last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
         )  # fmt: skip
         self.generation = Generation(job, self._writer, tail.snapshot, billing)
         tail.local = True
@@ -73,10 +74,6 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.key} stop={self._stop} lost={self.lost} done={self.done.is_set()}>"
-
-    @property
-    def key(self) -> GenerationKey:
-        return self.job.key
 
     @property
     def epoch(self) -> int:

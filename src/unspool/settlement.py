@@ -17,7 +17,7 @@ from unspool.errors import Gone, NotFound, StoreUnavailable
 from unspool.events import EVENT_BYTES, Record, encode_data
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks
-from unspool.protocols import Channel, Hint, JobStore, Sealed
+from unspool.protocols import Channel, Hint, JobStore, Sealed, current
 from unspool.tail import Tail
 from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, terminal, without_content
 
@@ -63,7 +63,7 @@ class Settler:
         when it is back, before the seal is tried again: it may have lost what it had accepted.
         """
         step = until_available if patient else _once
-        job = await step(lambda: self._store.get(*key))
+        job = await step(lambda: current(self._store, key))
         if job.settled:
             self.announce(tail, job)
             return Sealed(job, won=False)
@@ -71,7 +71,7 @@ class Settler:
         if epoch > 1 or not isinstance(verdict, Completed) or self._hooks.settled:  # else nobody looks at it
             snapshot = await _content(job, tail, step)
         if epoch > 1 and snapshot is not None and await self._tell_costs(job, epoch, snapshot, tail):
-            job = await step(lambda: self._store.get(*key))
+            job = await step(lambda: current(self._store, key))
             snapshot = await _content(job, tail, step)
         unfinished = not isinstance(verdict, Completed)
         if unfinished and snapshot is not None and not await self.save_partial(job, snapshot):

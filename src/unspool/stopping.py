@@ -9,7 +9,7 @@ from unspool.errors import Fenced
 from unspool.events import check_text
 from unspool.jobs import Job, Status
 from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, outcome_of
-from unspool.protocols import Hint
+from unspool.protocols import Hint, current
 from unspool.replica import Replica
 from unspool.tail import Tail
 from unspool.terminals import SAVE_FAILED, Aborted
@@ -42,7 +42,7 @@ async def _sealed(replica: Replica, tail: Tail, verdict: Aborted) -> Job:
     seconds = replica.settler.lease_for_settling(options.lease)
     deadline, epoch = now() + patience, 0
     while True:
-        job = await replica.store.get(*tail.key)
+        job = await current(replica.store, tail.key)
         if job.settled:
             return job
         if epoch and job.lease.epoch != epoch:  # somebody has just taken it over, to seal it: that takes its time, too

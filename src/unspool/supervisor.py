@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from unspool.errors import Fenced, Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.jobs import GenerationKey, Job, Task
+from unspool.protocols import current
 from unspool.replica import Replica
 from unspool.settlement import until_available
 from unspool.store_watch import StoreWatch
@@ -163,7 +164,7 @@ class Supervisor:
             verdict = Aborted(job.abort.by, job.abort.reason)
         try:
             if isinstance(verdict, Failed) and task is None and replica.settler.is_plain(job):
-                await replica.settler.seal_lost(job, verdict, replica.tails.get(job.key))
+                await replica.settler.seal_lost(job, verdict, replica.known_tail(job.key))
                 return
             lease = await until_available(
                 lambda: replica.store.take_over(
@@ -174,7 +175,7 @@ class Supervisor:
                 return
             _log.warning("%s: its owner %s is lost; taken over under epoch %d", job.key, job.lease.replica, lease.epoch)
             if task is not None and task.name in replica.tasks:
-                await replica.resume(await replica.store.get(*job.key), task)
+                await replica.resume(await current(replica.store, job.key), task)
             else:
                 tail = await until_available(lambda: replica.tail(job.key))
                 await replica.settler.settle(job.key, lease.epoch, verdict, tail, patient=True)

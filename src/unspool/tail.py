@@ -21,7 +21,7 @@ from unspool.followers import Followers
 from unspool.jobs import GenerationKey, Job, Status
 from unspool.lanes import Encoder, Lane, lane_of
 from unspool.projection import P, Projection, Projector, stored
-from unspool.protocols import Hint, JobStore, Page
+from unspool.protocols import Hint, JobStore, Page, current, lost
 from unspool.resume import sync_record
 
 PAGE: Final = 512
@@ -190,7 +190,11 @@ class Tail:
     # what reads the store
 
     def hint(self, hint: Hint) -> None:
-        """Something may have happened. Content is taken from a hint only where it follows on what is held."""
+        """Something may have happened. Content is taken from a hint only where it follows on what is held, in this very
+        log."""
+        if self.key.is_other(hint.key.log):
+            self.repair_soon()
+            return
         self.last = max(self.last, hint.last_offset)
         if not self.accept(hint.records) or self.held < self.last or (hint.control and not self.sealed):
             self.repair_soon()
@@ -283,6 +287,12 @@ class Tail:
         with contextlib.suppress(NotFound, Gone, StoreUnavailable):  # it is only a note
             await self._store.mark_synced(self.key, synced)
 
+    def retire(self) -> None:
+        """The number is another generation's by now: whoever follows this log is told that it is lost."""
+        self.gone = lost(self.key)
+        self.close()
+        self.viewers.tell()
+
     def close(self) -> None:
         """End the reading task."""
         if self._repair is not None:
@@ -353,7 +363,7 @@ class Tail:
 
     async def sync(self, reason: str | None = None) -> Record:
         """A `sync` record of the content now. Viewers who join at the same offset share one."""
-        job = await self._store.get(*self.key)
+        job = await current(self._store, self.key)
         self.last = max(self.last, job.last_offset)
         await self._fold_on()
         kind = self._fold.offset, job.status, reason

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
 from unspool.events import DELTAS, Record, encode_data
 from unspool.jobs import GenerationKey, Status
-from unspool.protocols import AtOnce, JobStore
+from unspool.protocols import AtOnce, JobStore, current
 from unspool.turns import Turns
 
 _log = logging.getLogger("unspool.writer")
@@ -92,7 +92,6 @@ class LogWriter:
         held: Callable[[int], Sequence[Record] | None],
         turns: Turns,
         *,
-        token: str,
         last: int,
         backlog: int,
         log_bytes: int,
@@ -103,7 +102,6 @@ class LogWriter:
         self.refused: Exception | None = None
         self._store = store
         self._key = key
-        self._token = token
         self._epoch = epoch
         self._publish = publish
         self._lost = lost
@@ -346,12 +344,10 @@ class LogWriter:
     async def restore(self) -> bool:
         """Write again what the store had accepted and has lost, as when a replica that lagged behind became the master.
 
-        True when something was missing and is there again. Raises StoreUnavailable, and Fenced where the log is no
-        longer this one.
+        True when something was missing and is there again. Raises StoreUnavailable, and NotFound or Gone where the log
+        is lost altogether.
         """
-        job = await self._store.get(*self._key)
-        if job.token != self._token:  # the store has lost its creation, too, and has given its number to another
-            raise Fenced(f"{self._key} is another one by now")
+        job = await current(self._store, self._key)
         if job.settled or job.lease.epoch != self._epoch or job.last_offset >= self.last:
             return False
         missing = self._held(job.last_offset)

@@ -36,11 +36,11 @@ class Log:
         self.lost: list[Exception] = []
         self.writer = LogWriter(
             self.inner if at_hand else self.store.as_store(), KEY, 1, self._publish, self.lost.append, self._held,
-            Turns(), token="t", last=0, backlog=backlog, log_bytes=log_bytes,
+            Turns(), last=0, backlog=backlog, log_bytes=log_bytes,
         )  # fmt: skip
 
     async def create(self) -> Log:
-        await self.inner.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=60.0, token="t"))
+        await self.inner.create(NewJob(stream_id="s", owner=Owner(), replica="a", lease=60.0))
         return self
 
     def _publish(self, records: Sequence[Record]) -> None:

@@ -52,7 +52,7 @@ async def _emit(events: Sequence[Event]) -> tuple[Job, list[Record]]:
     lost: list[Exception] = []
     writer = LogWriter(
         store, job.key, 1, written.extend, lost.append, lambda _: None, Turns(),
-        token=job.token, last=0, backlog=1000, log_bytes=0,
+        last=0, backlog=1000, log_bytes=0,
     )  # fmt: skip
 
     async def snapshot() -> Any:

@@ -92,11 +92,11 @@ async def test_a_replica_that_is_new_does_not_begin_anew(redis: RedisServer) -> 
         await empty(redis, "FLUSHALL")
         async with managers(redis, "b") as (fresh,):
             with redis.client as client:
-                before = client.get("unspool:floor")
+                before = client.get("unspool:floor:{0}")
 
             async def raised() -> bool:
                 with redis.client as client:
-                    return client.get("unspool:floor") != before
+                    return client.get("unspool:floor:{0}") != before
 
             await eventually(raised)
             assert await begun(fresh) > 1_000_000
@@ -109,6 +109,23 @@ async def test_a_database_that_is_new_counts_from_one(redis: RedisServer) -> Non
             assert await begun(one, "x") % 2 == await begun(two, "y") % 2
     async with managers(redis, "a") as (one,):
         assert await begun(one, "z") == 1
+
+
+async def test_numbers_that_an_older_state_has_lost_are_not_used_again(redis: RedisServer) -> None:
+    """Whoever has made the latest ones notices, and the others keep to it."""
+    async with managers(redis, "a", "b") as (one, two):
+        assert await begun(one) == 1
+        redis.ask("SAVE")
+        assert [await begun(one), await begun(one, "t")] == [2, 1]
+        await empty(redis, "restarted")
+        assert await begun(one, "u") > 1_000_000
+        assert [await begun(two) > 1_000_000, await begun(two, "t") > 1_000_000] == [True, True]
+
+
+async def test_starts_at_once_leave_the_floor_alone(redis: RedisServer) -> None:
+    async with managers(redis, "a", "b") as (one, two):
+        numbers = await asyncio.gather(*(begun((one, two)[n % 2], f"s{n}") for n in range(100)))
+        assert set(numbers) == {1}
 
 
 @pytest.mark.parametrize("how", ["FLUSHALL", "restarted"])

@@ -1,36 +1,67 @@
-"""The number above which streams count that the database does not know.
+"""The number above which generations count in a database that has lost some.
 
-A database that was emptied knows no stream, and would use numbers again that clients, ledgers and replicas still
-remember: their positions would go on in another answer. Whoever has known the database before therefore raises the
-floor, to a height that nobody else has come to.
+A database that was emptied knows no stream, and one that came back in an older state has forgotten the latest
+generations: both would use numbers again that clients, ledgers and replicas still remember. Whoever has known the
+database before therefore raises the floor, to a height that nobody else has come to.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
+import time
 from typing import Final
 
 from unspool.backends.redis.keys import Keys
 from unspool.backends.redis.topology import Topology
+from unspool.errors import StoreUnavailable
 
+_log = logging.getLogger("unspool.redis")
 _STEP: Final = 1_000_000
 """Numbers of one stream in the life of a database, at most."""
 _STEPS: Final = 1000
+_DAY: Final = 24 * 3600
 
 
 class Floor:
-    """The floor of one database, as far as this process knows it."""
+    """The floor of one database, as far as this process knows it. With each creation the process leaves a note there, a
+    number that rises: where a lower one is found, the database has lost what came after it."""
 
     def __init__(self, topology: Topology, keys: Keys, kept: int) -> None:
         self._redis = topology
-        self._key = keys.floor
+        self._keys = keys.floor, keys.note(secrets.token_hex(8))
         self._kept = kept
         self._known = ""
+        self._made = self._noted = 0  # the last note, and the last one that is known to have been written
+        self._noted_at = 0.0
 
-    async def look(self) -> int:
-        """The floor as it is now, raised where the database has lost what was known here. Raises StoreUnavailable."""
+    async def note(self) -> int:
+        """The floor as it is now, raised where the database has lost what was known here; leaves a note. Raises
+        StoreUnavailable."""
+        self._made += 1
+        note = self._made
+        floor = await self._look(note)
+        self._noted, self._noted_at = max(note, self._noted), time.monotonic()
+        return floor
+
+    async def look(self) -> None:
+        """Raise the floor where the database has lost what was known here, if it can be reached now."""
+        try:
+            if time.monotonic() - self._noted_at > _DAY:  # or the note would run out
+                await self.note()
+            else:
+                await self._look(self._noted)
+        except StoreUnavailable as error:
+            _log.debug("the floor is looked at later: %s", error)
+
+    async def _look(self, note: int) -> int:
         mark = f"{self._above()}:{secrets.token_hex(4)}"
-        found: bytes = await self._redis.run("floor", self._key, self._known, mark, self._kept)
+        floor, notes = self._keys
+        found: bytes = await self._redis.run(
+            "floor", floor, self._known, self._noted, mark, note, self._kept, 7 * _DAY * 1000, more=[notes]
+        )
+        if self._known and found == mark.encode():
+            _log.warning("Redis has lost what it knew: generations are numbered above %d from now on", _number(mark))
         self._known = found.decode()
         return _number(self._known)
 

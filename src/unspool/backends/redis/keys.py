@@ -34,8 +34,12 @@ class Keys:
 
     @property
     def floor(self) -> bytes:
-        """The number above which streams count that this database does not know: see `Numbers`."""
-        return f"{self.prefix}:floor".encode()
+        """The number above which generations count where the database has lost some: see `floor.py`."""
+        return f"{self.prefix}:floor:{{0}}".encode()
+
+    def note(self, name: str) -> bytes:
+        """The last note of one process beside it, in the same slot."""
+        return f"{self.prefix}:floor:{{0}}:{name}".encode()
 
     def leases(self, shard: int) -> bytes:
         """Streams by the time at which the lease of their running generation ends."""

@@ -26,7 +26,7 @@ from unspool.errors import (
 )
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Job, Lease, Owner, Status, Trigger, transition
-from unspool.protocols import Checkpoint, Counts, Created, Expired, NewJob, Page, Renewal, Sealed
+from unspool.protocols import Checkpoint, Counts, Created, Expired, NewJob, Page, Renewal, Sealed, lost
 
 _log = logging.getLogger("unspool.redis")
 
@@ -66,7 +66,7 @@ class RedisStore:
         try:
             await self._redis.open()
             await self.ping()
-            await self._floor.look()
+            await self._floor.note()
         except AccessDenied as error:
             raise ConfigurationError(f"store: {error}") from error
 
@@ -86,11 +86,12 @@ class RedisStore:
         seen = await self._redis.run("peek", stream, owner, request, expected)
         if seen[0] == b"free":
             # Indexes first: what is created can always be found, and what is not is found to be missing.
-            _, floor = await asyncio.gather(self._indexes.enter(new.name, owner, new.lease), self._floor.look())
+            _, floor = await asyncio.gather(self._indexes.enter(new.name, owner, new.lease), self._floor.note())
             seen = await self._redis.run(
                 "create", stream, new.name, self._keys.channels, owner, new.token, request, expected,
                 new.replica, new.lease, wire.limits_bytes(new.limits), _running(new.lease), self._kept_ended,
                 _ms(_NUMBERS), _sealed_as("replaced"), self._keys.channel(new.name), new.floor, floor,
+                wire.epoch_of(new.token, 1),
                 *wire.known_metadata(new.metadata),
                 *([b"task", wire.json_bytes(new.task)] if new.task is not None else ()),
                 *([b"account", new.account.encode()] if new.account is not None else ()),
@@ -137,12 +138,13 @@ class RedisStore:
         stream = self._keys.stream(key.stream_id)
         base = b"%b:%d" % (stream, key.generation)
         last = records[-1].offset
-        entry = wire.entry_of(key.generation, records)
-        notice = b"" if len(entry) <= PUBLISHED else wire.notice_of(key.generation, last)
+        mark, fence = wire.mark_of(key.log), _epoch(key, epoch)
+        entry = wire.entry_of(key.generation, records, mark)
+        notice = b"" if len(entry) <= PUBLISHED else wire.notice_of(key.generation, last, mark)
         renew = _running(0) if self._due.get(key, 0.0) <= time.monotonic() else b""
         sets, clears = _changes(metadata, status)
         reply = await self._redis.run(
-            "append", base + b":fence", b"%d:%d" % (epoch, records[0].offset - 1), b"%d:%d" % (epoch, last),
+            "append", base + b":fence", b"%d:%d" % (fence, records[0].offset - 1), b"%d:%d" % (fence, last),
             b"%d-0" % last, entry, notice, renew, len(sets), *sets, *clears,
             more=(base + b":log", base, self._keys.channel(key.stream_id)),
         )  # fmt: skip
@@ -157,7 +159,13 @@ class RedisStore:
     ) -> Job:
         sets, clears = _changes(metadata, status)
         reply = await self._redis.run(
-            "update", self._keys.stream(key.stream_id), key.generation, epoch, len(sets), *sets, *clears
+            "update",
+            self._keys.stream(key.stream_id),
+            key.generation,
+            _epoch(key, epoch),
+            len(sets),
+            *sets,
+            *clears,
         )
         if not reply:
             raise Fenced(f"{key} is sealed, not there, or no longer at epoch {epoch}")
@@ -172,26 +180,29 @@ class RedisStore:
         )
         if not fence:
             raise _missing(key.generation, used)
-        _, last, sealed = wire.fence_of(fence)
+        if not (found := wire.Fence.of(fence)).is_of(key):
+            raise lost(key)
         if packed is not None:
             entries = wire.unpacked(packed)
         low = max(after, int(first) - 1)
-        records = [record for entry in entries for record in wire.records_of(entry)[2] if record.offset > low]
-        return Page(records[:limit], int(first), last, sealed)
+        records = [record for entry in entries for record in wire.records_of(entry) if record.offset > low]
+        return Page(records[:limit], int(first), found.last, found.sealed)
 
     async def seal(
         self, key: GenerationKey, epoch: int, type: str, payload: bytes, *, expires_at: float | None = None
     ) -> Sealed:
         self._due.pop(key, None)
         used, found, won = await self._redis.run(
-            "seal", self._keys.stream(key.stream_id), key.generation, epoch, _sealed_as(type), type, payload,
-            self._kept_ended, self._keys.channel(key.stream_id), _seen(expires_at),
+            "seal", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), _sealed_as(type), type,
+            payload, self._kept_ended, self._keys.channel(key.stream_id), _seen(expires_at),
         )  # fmt: skip
         if not found:
             raise _missing(key.generation, used)
         if won < 0:
             raise Fenced(f"{key} is no longer at epoch {epoch}, or its lease was renewed")
         job = wire.job_of(key.stream_id, found)
+        if key.is_other(job.token):
+            raise Fenced(f"{key} is lost, and another one has its number")
         if won:
             await self._indexes.end(key, job.status)
             self._unpacked[key] = job.last_offset
@@ -227,8 +238,8 @@ class RedisStore:
 
         async def renew(key: GenerationKey, epoch: int) -> None:
             mine, abort = await self._redis.run(
-                "renew", self._keys.stream(key.stream_id), key.generation, epoch, replica, seconds, _running(seconds),
-                _ms(_NUMBERS),
+                "renew", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), replica, seconds,
+                _running(seconds), _ms(_NUMBERS),
             )  # fmt: skip
             held[key, epoch] = Renewal(mine == 1, wire.abort_of(abort))
 
@@ -246,8 +257,8 @@ class RedisStore:
         self, key: GenerationKey, epoch: int, replica: str, seconds: float, *, expires_at: float | None = None
     ) -> Lease | None:
         ends = await self._redis.run(
-            "take_over", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels, epoch,
-            replica, seconds, _seen(expires_at),
+            "take_over", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels,
+            _epoch(key, epoch), replica, seconds, _seen(expires_at),
         )  # fmt: skip
         if not ends:
             return None
@@ -279,8 +290,8 @@ class RedisStore:
 
     async def save_checkpoint(self, key: GenerationKey, epoch: int, checkpoint: Checkpoint) -> None:
         kept = await self._redis.run(
-            "checkpoint", self._keys.stream(key.stream_id), key.generation, epoch, checkpoint.offset, checkpoint.state,
-            _running(0),
+            "checkpoint", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), checkpoint.offset,
+            checkpoint.state, _running(0),
         )  # fmt: skip
         if not kept:
             raise Fenced(f"{key} is sealed, or no longer at epoch {epoch}")
@@ -288,14 +299,17 @@ class RedisStore:
     async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
         stream = self._keys.stream(key.stream_id)
         # With its stream, so that a cluster which is moving both never shows one without the other.
-        found, _ = await self._redis.call(stream, b"MGET", b"%b:%d:fold" % (stream, key.generation), stream, much=True)
-        if found is None:
+        base = b"%b:%d" % (stream, key.generation)
+        found, fence, _ = await self._redis.call(stream, b"MGET", base + b":fold", base + b":fence", stream, much=True)
+        if found is None or fence is None or not wire.Fence.of(fence).is_of(key):
             return None
         offset, _, state = found.partition(b":")
         return Checkpoint(int(offset), state)
 
     async def trim(self, key: GenerationKey, epoch: int, up_to: int) -> None:
-        done = await self._redis.run("trim", self._keys.stream(key.stream_id), key.generation, epoch, up_to)
+        done = await self._redis.run(
+            "trim", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), up_to
+        )
         if done == 0:
             raise Fenced(f"{key} is sealed, or no longer at epoch {epoch}")
         if done < 0:
@@ -329,6 +343,11 @@ class RedisStore:
             if size > PACKED_BYTES:
                 return
         await self._redis.run("pack", self._keys.stream(key.stream_id), key.generation, last, wire.packed(entries))
+
+
+def _epoch(key: GenerationKey, epoch: int) -> int:
+    """An epoch of this very log, as the fence has it."""
+    return wire.epoch_of(key.log, epoch)
 
 
 def _seen(expires_at: float | None) -> bytes:

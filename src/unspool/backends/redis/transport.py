@@ -152,9 +152,11 @@ class RedisChannel:
             if channel == self._own:
                 self._deliver(Hint(GenerationKey(*wire.call_of(data)), control=True))
                 return
-            generation, last, records = wire.records_of(data)
+            generation, mark, last, records = wire.hint_of(data)
             key = self._watched.get(channel, {}).get(generation)
-            if key is not None:
+            if key is not None and mark and key.log and mark != wire.mark_of(key.log):
+                self._deliver(Hint(key, control=True))  # of another log of that number: that of the key is lost
+            elif key is not None:
                 sealed = bool(records) and records[-1].terminal
                 self._deliver(Hint(key, last, records, control=sealed))
         except Exception:  # noqa: BLE001

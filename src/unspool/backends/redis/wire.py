@@ -1,8 +1,9 @@
 """How records and jobs are written in Redis, and read again. Pure.
 
-A log entry and the hint that announces it are the same bytes, JSON: `[generation, first offset, [[type, data], …]]`,
-with a third item `true` where a record is internal; without records, as a mere notice, `[generation, last offset]`.
-Payloads are embedded as they are and come back byte by byte. With `redis-cli` one can read it.
+A log entry and the hint that announces it are the same bytes, JSON: `[generation, first offset, [[type, data], …],
+mark]`, with a third item `true` where a record is internal; without records, as a mere notice, `[generation, last
+offset, [], mark]`. The mark tells logs of one number apart (`mark_of`). Payloads are embedded as they are and come back
+byte by byte. With `redis-cli` one can read it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 
 from unspool.errors import UnreadableRecord
 from unspool.events import Record
-from unspool.jobs import AbortRequest, Job, Lease, Limits, Metadata, Owner, Status, Task, stream_of
+from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status, Task, stream_of
 
 _encode: Final = msgspec.json.encode
 _log = logging.getLogger("unspool.redis")
@@ -33,6 +34,7 @@ class _Entry(msgspec.Struct, array_like=True, gc=False):
     generation: int
     first: int
     items: list[_Item] = []
+    mark: int = 0
 
 
 # What a newer version appends to these, this one passes over, as it does with fields of objects that it does not know.
@@ -66,7 +68,22 @@ def _name(type: str) -> bytes:
 # records
 
 
-def entry_of(generation: int, records: Sequence[Record]) -> bytes:
+_EPOCHS: Final = 100_000
+"""Epochs of one generation, at most."""
+
+
+@lru_cache(4096)
+def mark_of(log: str) -> int:
+    """What tells a log from any other of the same number; 0 where nothing does, as in one of an older version."""
+    return zlib.crc32(log.encode()) % 999_999 + 1 if log else 0
+
+
+def epoch_of(log: str, epoch: int) -> int:
+    """An epoch as it stands in the fence: those of two logs of one number never agree."""
+    return mark_of(log) * _EPOCHS + epoch
+
+
+def entry_of(generation: int, records: Sequence[Record], mark: int) -> bytes:
     """A log entry of records that follow on one another."""
     items = [
         b"[%b,%b,true]" % (_name(record.type), record.payload)
@@ -74,27 +91,32 @@ def entry_of(generation: int, records: Sequence[Record]) -> bytes:
         else b"[%b,%b]" % (_name(record.type), record.payload)
         for record in records
     ]
-    return b"[%d,%d,[%b]]" % (generation, records[0].offset, b",".join(items))
+    return b"[%d,%d,[%b],%d]" % (generation, records[0].offset, b",".join(items), mark)
 
 
-def notice_of(generation: int, last: int) -> bytes:
+def notice_of(generation: int, last: int, mark: int) -> bytes:
     """A hint without records, for batches that are too large to be published."""
-    return b"[%d,%d]" % (generation, last)
+    return b"[%d,%d,[],%d]" % (generation, last, mark)
 
 
-def records_of(data: bytes) -> tuple[int, int, list[Record]]:
-    """The generation, the last offset and the records of an entry or a notice."""
+def hint_of(data: bytes) -> tuple[int, int, int, list[Record]]:
+    """The generation, the mark, the last offset and the records of an entry or a notice."""
     entry = _entry.decode(data)
     records = [
         Record(offset, item.type, bytes(item.payload), item.internal)
         for offset, item in enumerate(entry.items, entry.first)
     ]
-    return entry.generation, records[-1].offset if records else entry.first, records
+    return entry.generation, entry.mark, records[-1].offset if records else entry.first, records
+
+
+def records_of(entry: bytes) -> list[Record]:
+    """The records of an entry."""
+    return hint_of(entry)[3]
 
 
 def last_of(entry: bytes) -> int:
     """The last offset of an entry."""
-    return records_of(entry)[1]
+    return hint_of(entry)[2]
 
 
 def packed(entries: Sequence[bytes]) -> bytes:
@@ -143,10 +165,22 @@ def known_metadata(metadata: Metadata) -> list[bytes]:
     return metadata_fields(msgspec.structs.asdict(metadata))[0]
 
 
-def fence_of(data: bytes) -> tuple[int, int, bool]:
-    """Epoch, last offset, and whether the log is sealed."""
-    epoch, last, *sealed = data.split(b":")
-    return int(epoch), int(last), bool(sealed)
+class Fence(NamedTuple):
+    """What stands beside a job: the mark of its log, the epoch, the last offset, and whether it is sealed."""
+
+    mark: int
+    epoch: int
+    last: int
+    sealed: bool
+
+    @classmethod
+    def of(cls, data: bytes) -> Fence:
+        epoch, last, *sealed = data.split(b":")
+        return cls(*divmod(int(epoch), _EPOCHS), int(last), bool(sealed))
+
+    def is_of(self, key: GenerationKey) -> bool:
+        """Whether it is the fence of this log, as far as that can be told."""
+        return not (self.mark and key.log) or self.mark == mark_of(key.log)
 
 
 def abort_of(data: bytes | None) -> AbortRequest | None:
@@ -174,7 +208,7 @@ def job_of(name: str, reply: Sequence[Any]) -> Job:
 
 
 def _job_of(name: str, number: int, fields: Mapping[bytes, bytes], fence: bytes) -> Job:
-    epoch, last, _ = fence_of(fence)
+    _, epoch, last, _ = Fence.of(fence)
     owner = _owner.decode(fields[b"owner"])
     settled = fields.get(b"settled")
     request = fields[b"request"]

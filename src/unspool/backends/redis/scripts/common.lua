@@ -1,6 +1,7 @@
 -- Shared by the scripts that need it: the loader puts this file before them. One generation has these keys, all in the
 -- slot of its stream: {stream}:{n} the job, a hash; :fence "epoch:last", with ":sealed" once it is; :log, a stream whose
 -- entry ids are the offsets of their last records; :fold, the checkpoint; :pack, which takes the place of a sealed log.
+local EPOCHS = 100000 -- wire.py: an epoch has the mark of its log before it
 local ACTIVE = { running = true, requires_action = true }
 
 local function now()
@@ -55,7 +56,8 @@ end
 local function seal(stream, channel, number, epoch, last, status, kind, payload, keep)
   local key = stream .. ':' .. number
   local offset = string.format('%d', last + 1)
-  local entry = '[' .. number .. ',' .. offset .. ',[["' .. kind .. '",' .. payload .. ']]]'
+  local mark = string.format('%d', math.floor(tonumber(epoch) / EPOCHS))
+  local entry = '[' .. number .. ',' .. offset .. ',[["' .. kind .. '",' .. payload .. ']],' .. mark .. ']'
   redis.call('XADD', key .. ':log', offset .. '-0', 'e', entry)
   redis.call('SET', key .. ':fence', epoch .. ':' .. offset .. ':sealed')
   redis.call('HSET', key, 'status', status, 'settled', seconds(now()), 'kind', kind, 'payload', payload)

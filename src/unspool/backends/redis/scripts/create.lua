@@ -1,7 +1,7 @@
 -- KEYS: stream. ARGV: stream id, channels of replicas, owner, token, request id, expected number, replica, lease in
 -- seconds, limits, ms that running data is kept, that ended data is, that numbers are, status of a replaced job, channel of
--- the stream, the number above which it is to be, the same for a stream that is new, then fields of the job and their
--- values.
+-- the stream, the number above which it is to be by the caller, the same by the database, the
+-- first epoch, then fields of the job and their values.
 local stream = KEYS[1]
 local stream_id, channels, owner, token, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local known = redis.call('HMGET', stream, 'owner', 'used', 'token')
@@ -18,7 +18,7 @@ if request ~= '' then
 end
 if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= used then return { 'conflict', used } end
 
-local number = string.format('%d', math.max(used, tonumber(ARGV[15]), known[2] and 0 or tonumber(ARGV[16])) + 1)
+local number = string.format('%d', math.max(used, tonumber(ARGV[15]), tonumber(ARGV[16])) + 1)
 local replaced = false
 local before = stream .. ':' .. string.format('%d', used)
 if used > 0 and ACTIVE[redis.call('HGET', before, 'status')] then
@@ -37,8 +37,8 @@ redis.call('DEL', key, key .. ':log', key .. ':fold', key .. ':pack')
 redis.call('HSET', key, 'status', 'running', 'owner', owner, 'request', request, 'token', token, 'replica', ARGV[7], 'lease', ARGV[8],
   'until', seconds(time + tonumber(ARGV[8])), 'created', seconds(time), 'active', seconds(time), 'limits', ARGV[9])
 if replaced then redis.call('HSET', key, 'before', string.format('%d', used)) end
-if #ARGV > 16 then redis.call('HSET', key, unpack(ARGV, 17)) end
-redis.call('SET', key .. ':fence', '1:0')
+if #ARGV > 17 then redis.call('HSET', key, unpack(ARGV, 18)) end
+redis.call('SET', key .. ':fence', ARGV[17] .. ':0')
 expire(key, ARGV[10])
 redis.call('PEXPIRE', stream, math.max(tonumber(ARGV[10]), tonumber(ARGV[12]))) -- no shorter than what runs on it
 return { 'created', job(stream, number), replaced }
