@@ -120,6 +120,7 @@ class Truth:
         self.used: dict[str, int] = {}
         self.owners: dict[str, Owner] = {}
         self.requests: dict[tuple[str, str], int] = {}
+        self._tokens: dict[str, GenerationKey] = {}
         self.appends = self.records = self.seals = self.refused = self.take_overs = 0
         self._now = now
         self._clock = clock
@@ -151,6 +152,11 @@ class Truth:
             if known != job.generation:
                 self._fail("idempotent create", f"{new.request_id} attached to {job.key}, not to generation {known}")
             return
+        if (made := self._tokens.get(new.token)) is not None:  # repeated, since its answer was lost
+            if made != job.key:
+                self._fail("idempotent create", f"one creation made {made}, and {job.key}")
+            return
+        self._tokens[new.token] = job.key
         if known is not None and self.logs[GenerationKey(name, known)].holds_request:
             self._fail("idempotent create", f"{new.request_id} made {job.key}, and generation {known} before it")
         used = self.used.get(name, 0)
