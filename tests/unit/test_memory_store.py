@@ -148,3 +148,16 @@ async def test_a_step_of_the_machines_clock_ends_no_lease_and_no_retention(monke
     assert (await store.expired(9)).jobs == []
     assert await store.delete_expired(3600.0, 3600.0) == []
     assert (await store.get("running")).key == running.key
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_attempts_under_one_request_id_are_forgotten_in_any_order(order: tuple[int, int]) -> None:
+    """The first failed before it said anything and gave its id back; the second has it, and may be deleted first."""
+    store = MemoryStore()
+    attempts: list[Job] = []
+    for _ in range(2):
+        job = await made(store, "s", request_id="r")
+        attempts.append((await store.seal(job.key, 1, "failed", b'{"retryable":true}')).job)
+    for number in order:
+        assert await store.delete(attempts[number].key)
+    assert (await made(store, "s", request_id="r")).generation == 3

@@ -197,7 +197,7 @@ class MemoryStore:
         stream = self._streams[key.stream_id]
         del stream.entries[key.generation]
         request_id = entry.job().request_id
-        if request_id is not None and stream.requests[request_id] == key.generation:  # else another attempt has it
+        if request_id is not None and stream.requests.get(request_id) == key.generation:  # else another attempt has it
             del stream.requests[request_id]
         if stream.entries:
             return
