@@ -31,8 +31,13 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 BESIDE = {
     "Processes and servers": ("tests/integration", "tests/chaos"),
-    "Contracts, documentation and leaks": ("tests/contract", "tests/docs", "tests/leaks"),
-    "Browsers, and clients and proxies that others have written": ("tests/browser", "tests/interop", "tests/js"),
+    "Contracts": ("tests/contract",),
+    "Documentation, browsers, and clients and proxies that others have written": (
+        "tests/docs",
+        "tests/browser",
+        "tests/interop",
+        "tests/js",
+    ),
 }
 """What is printed above → the rooms whose tests run in a process of their own."""
 

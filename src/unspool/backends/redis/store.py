@@ -138,7 +138,8 @@ class RedisStore:
         stream = self._keys.stream(key.stream_id)
         base = b"%b:%d" % (stream, key.generation)
         last = records[-1].offset
-        mark, fence = wire.mark_of(key.log), _epoch(key, epoch)
+        fence = wire.epoch_of(key.log, epoch) if key.log else await self._epoch(key, epoch)
+        mark = wire.mark_in(fence)
         entry = wire.entry_of(key.generation, records, mark)
         notice = b"" if len(entry) <= PUBLISHED else wire.notice_of(key.generation, last, mark)
         renew = _running(0) if self._due.get(key, 0.0) <= time.monotonic() else b""
@@ -154,6 +155,14 @@ class RedisStore:
         if renew:
             self._due[key] = time.monotonic() + min(reply / 6000, 1.0)
 
+    async def _epoch(self, key: GenerationKey, epoch: int) -> int:
+        """An epoch as the fence of this very log has it; of the one that is there, where the key does not say which."""
+        if key.log:
+            return wire.epoch_of(key.log, epoch)
+        stream = self._keys.stream(key.stream_id)
+        found = await self._redis.call(stream, b"GET", b"%b:%d:fence" % (stream, key.generation))
+        return epoch if found is None else wire.epoch_under(wire.Fence.of(found).mark, epoch)
+
     async def _change(
         self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any] | None, status: Status | None
     ) -> Job:
@@ -162,7 +171,7 @@ class RedisStore:
             "update",
             self._keys.stream(key.stream_id),
             key.generation,
-            _epoch(key, epoch),
+            await self._epoch(key, epoch),
             len(sets),
             *sets,
             *clears,
@@ -193,8 +202,8 @@ class RedisStore:
     ) -> Sealed:
         self._due.pop(key, None)
         used, found, won = await self._redis.run(
-            "seal", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), _sealed_as(type), type,
-            payload, self._kept_ended, self._keys.channel(key.stream_id), _seen(expires_at),
+            "seal", self._keys.stream(key.stream_id), key.generation, await self._epoch(key, epoch), _sealed_as(type),
+            type, payload, self._kept_ended, self._keys.channel(key.stream_id), _seen(expires_at),
         )  # fmt: skip
         if not found:
             raise _missing(key.generation, used)
@@ -238,8 +247,8 @@ class RedisStore:
 
         async def renew(key: GenerationKey, epoch: int) -> None:
             mine, abort = await self._redis.run(
-                "renew", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), replica, seconds,
-                _running(seconds), _ms(_NUMBERS),
+                "renew", self._keys.stream(key.stream_id), key.generation, await self._epoch(key, epoch), replica,
+                seconds, _running(seconds), _ms(_NUMBERS),
             )  # fmt: skip
             held[key, epoch] = Renewal(mine == 1, wire.abort_of(abort))
 
@@ -258,7 +267,7 @@ class RedisStore:
     ) -> Lease | None:
         ends = await self._redis.run(
             "take_over", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels,
-            _epoch(key, epoch), replica, seconds, _seen(expires_at),
+            await self._epoch(key, epoch), replica, seconds, _seen(expires_at),
         )  # fmt: skip
         if not ends:
             return None
@@ -290,8 +299,8 @@ class RedisStore:
 
     async def save_checkpoint(self, key: GenerationKey, epoch: int, checkpoint: Checkpoint) -> None:
         kept = await self._redis.run(
-            "checkpoint", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), checkpoint.offset,
-            checkpoint.state, _running(0),
+            "checkpoint", self._keys.stream(key.stream_id), key.generation, await self._epoch(key, epoch),
+            checkpoint.offset, checkpoint.state, _running(0),
         )  # fmt: skip
         if not kept:
             raise Fenced(f"{key} is sealed, or no longer at epoch {epoch}")
@@ -308,7 +317,7 @@ class RedisStore:
 
     async def trim(self, key: GenerationKey, epoch: int, up_to: int) -> None:
         done = await self._redis.run(
-            "trim", self._keys.stream(key.stream_id), key.generation, _epoch(key, epoch), up_to
+            "trim", self._keys.stream(key.stream_id), key.generation, await self._epoch(key, epoch), up_to
         )
         if done == 0:
             raise Fenced(f"{key} is sealed, or no longer at epoch {epoch}")
@@ -343,11 +352,6 @@ class RedisStore:
             if size > PACKED_BYTES:
                 return
         await self._redis.run("pack", self._keys.stream(key.stream_id), key.generation, last, wire.packed(entries))
-
-
-def _epoch(key: GenerationKey, epoch: int) -> int:
-    """An epoch of this very log, as the fence has it."""
-    return wire.epoch_of(key.log, epoch)
 
 
 def _seen(expires_at: float | None) -> bytes:

@@ -80,7 +80,17 @@ def mark_of(log: str) -> int:
 
 def epoch_of(log: str, epoch: int) -> int:
     """An epoch as it stands in the fence: those of two logs of one number never agree."""
-    return mark_of(log) * _EPOCHS + epoch
+    return epoch_under(mark_of(log), epoch)
+
+
+def epoch_under(mark: int, epoch: int) -> int:
+    """The same for the log of this mark."""
+    return mark * _EPOCHS + epoch
+
+
+def mark_in(epoch: int) -> int:
+    """The mark of the log whose epoch this is, as it stands in the fence."""
+    return epoch // _EPOCHS
 
 
 def entry_of(generation: int, records: Sequence[Record], mark: int) -> bytes:
