@@ -31,7 +31,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 BESIDE = {
     "Processes and servers": ("tests/integration", "tests/chaos"),
-    "Contracts": ("tests/contract",),
+    "Contracts and leaks": ("tests/contract", "tests/leaks"),
     "Documentation, browsers, and clients and proxies that others have written": (
         "tests/docs",
         "tests/browser",

@@ -17,6 +17,7 @@ from tests.servers.redis import PATIENCE, RedisServer, binary, server
 from unspool import Generation, GenerationManager, Options
 from unspool.backends.redis.topology import SCHEMES
 from unspool.errors import StoreUnavailable
+from unspool.jobs import Job
 
 DAY: Final = 24 * 3600
 RETENTION: Final = 30.0
@@ -120,8 +121,9 @@ async def test_the_rights_that_are_told_are_enough(redis: RedisServer) -> None:
     one = GenerationManager.from_url(url, options=OPTIONS)
     two = GenerationManager.from_url(url, options=OPTIONS)
     async with one, two:
-        await one.start("conv-71", speak, user="ann", request_id="r")
+        job = await one.start("conv-71", speak, user="ann", request_id="r")
         await read(two, "conv-71", RECORDS)
+        await eventually(lambda: _has_checkpoint(two, job))
         await two.update("conv-71", user="ann", title="Rivers")
         await two.update("conv-71", user="ann", title=None)
         assert (await two.abort("conv-71", user="ann")).ok
@@ -136,6 +138,10 @@ async def test_the_rights_that_are_told_are_enough(redis: RedisServer) -> None:
     assert refused <= {b"client|setinfo"}, refused
     assert redis.ask("ACL", "DRYRUN", "unspool", "GET", "other:key") != b"OK"
     assert redis.ask("ACL", "DRYRUN", "unspool", "KEYS", "*") != b"OK"
+
+
+async def _has_checkpoint(manager: GenerationManager, job: Job) -> bool:
+    return await manager.store.checkpoint(job.key) is not None
 
 
 async def test_an_append_costs_what_is_told(redis: RedisServer) -> None:
