@@ -143,7 +143,7 @@ class GenerationKey(_Numbered):
         return key
 
     def is_other(self, log: str) -> bool:
-        """Whether this is the token of another generation of the same number."""
+        """Check whether this is the token of another generation of the same number."""
         return log != self.log and bool(log and self.log)
 
     def __str__(self) -> str:
@@ -322,8 +322,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log(self) -> str:
-        """What clients name the log by, so that a position never goes on in another one of the same number, as after a
-        store that was lost with all its replicas; empty for one that was made without."""
+        """The name of the log for clients: with it a position never goes on in another log of the same number, as after
+        a store was lost with all its replicas. Empty for a job of an older version."""
         return self.token[:8]
 
     @property

@@ -27,7 +27,7 @@ _PAUSE = 0.2  # seconds between two tries while the store is away
 
 
 class _Step(Protocol):
-    """How the store is asked: once, or until it is there."""
+    """A way to ask the store: once, or again until it answers."""
 
     async def __call__(self, call: Callable[[], Awaitable[_T]]) -> _T: ...
 
@@ -174,12 +174,12 @@ class Settler:
 
 
 async def _content(job: Job, tail: Tail, step: _Step) -> Snapshot | None:
-    """What it has said; None where that cannot be read. Raises StoreUnavailable, NotFound, Gone."""
+    """Read the content; None where it cannot be read. Raises StoreUnavailable, NotFound, Gone."""
     try:
         return await step(lambda: tail.snapshot(job.last_offset))
     except (StoreUnavailable, NotFound, Gone):
         raise
-    except Exception:  # noqa: BLE001  (logged; of whatever kind it is, nobody else could read it either)
+    except Exception:  # noqa: BLE001  (logged; no other replica could read it either)
         _log.exception("%s: what it has said cannot be read; it is sealed without being saved", job.key)
         return None
 

@@ -91,7 +91,7 @@ async def check(replica: Replica, stream_id: str, owner: Owner, account: str | N
 
 
 def _unwanted(begin: RunFunction | Task | None, making: asyncio.Task[tuple[Job, Run | None]]) -> None:
-    """Whoever wanted it was cancelled meanwhile: it begins all the same, as for one that lost the answer."""
+    """Begin a run whose caller was cancelled while it was made, as one whose answer was lost; give up a block."""
     run = None if making.cancelled() or making.exception() is not None else making.result()[1]
     if run is None:
         return
@@ -162,7 +162,7 @@ async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
     The caller was told that the outcome is not known, and repeats the request under the same id, maybe on another
     replica: it attaches to this generation, which must have a run.
     """
-    await replica.billing.release(new)  # whoever tries again needs it; what is found sets it aside anew
+    await replica.billing.release(new)  # the next try needs it; a generation that is found sets it aside again
     deadline = asyncio.get_running_loop().time() + replica.options.lease / 2
     while begin is not None and not replica.closing and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_PAUSE)
@@ -198,7 +198,7 @@ async def _known(replica: Replica, new: NewJob) -> Job | None:
 
 
 async def _known_soon(replica: Replica, new: NewJob) -> Job | None:
-    """The same for one that was refused: what it lacks may be what the first of its kind has just set aside."""
+    """Look for the first start under this request id, which may hold just what the second one was refused for."""
     for pause in _REPEATED if new.request_id is not None else ():
         await asyncio.sleep(pause)
         if (known := await _known(replica, new)) is not None:

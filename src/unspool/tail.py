@@ -288,7 +288,7 @@ class Tail:
             await self._store.mark_synced(self.key, synced)
 
     def retire(self) -> None:
-        """The number is another generation's by now: whoever follows this log is told that it is lost."""
+        """Tell every viewer that the log is lost: another generation has its number now."""
         self.gone = lost(self.key)
         self.close()
         self.viewers.tell()

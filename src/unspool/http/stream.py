@@ -22,7 +22,7 @@ from unspool.viewer import Viewer
 
 _NONE: Final[Mapping[str, str]] = {}
 LOG_HEADER: Final = b"x-unspool-log"
-"""Names the log that a response follows: whoever comes back says it in `?log=`."""
+"""Names the log that a response follows; a client that comes back says it in `?log=`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Transaction:
         self.connection.execute(statement, values)
 
     def change(self, statement: Executable, values: Mapping[str, Any]) -> int:
-        """How many rows it has changed."""
+        """Run a statement; the number of rows that it has changed."""
         return self.connection.execute(statement, values).rowcount
 
     def first(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Any | None:

@@ -1,8 +1,8 @@
 """The number above which generations count in a database that has lost some.
 
 A database that was emptied knows no stream, and one that came back in an older state has forgotten the latest
-generations: both would use numbers again that clients, ledgers and replicas still remember. Whoever has known the
-database before therefore raises the floor, to a height that nobody else has come to.
+generations: both would use numbers again that clients, ledgers and replicas still remember. A process that has
+known the database before therefore raises the floor, to a random height above all numbers in use.
 """
 
 from __future__ import annotations

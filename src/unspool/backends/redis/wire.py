@@ -74,7 +74,7 @@ _EPOCHS: Final = 100_000
 
 @lru_cache(4096)
 def mark_of(log: str) -> int:
-    """What tells a log from any other of the same number; 0 where nothing does, as in one of an older version."""
+    """A number that tells a log from any other of the same generation number; 0 for a job of an older version."""
     return zlib.crc32(log.encode()) % 999_999 + 1 if log else 0
 
 
@@ -84,7 +84,7 @@ def epoch_of(log: str, epoch: int) -> int:
 
 
 def epoch_under(mark: int, epoch: int) -> int:
-    """The same for the log of this mark."""
+    """Put the mark of a log before an epoch."""
     return mark * _EPOCHS + epoch
 
 
@@ -176,7 +176,7 @@ def known_metadata(metadata: Metadata) -> list[bytes]:
 
 
 class Fence(NamedTuple):
-    """What stands beside a job: the mark of its log, the epoch, the last offset, and whether it is sealed."""
+    """The value beside a job: the mark of its log, the epoch, the last offset, and whether it is sealed."""
 
     mark: int
     epoch: int
@@ -189,7 +189,7 @@ class Fence(NamedTuple):
         return cls(*divmod(int(epoch), _EPOCHS), int(last), bool(sealed))
 
     def is_of(self, key: GenerationKey) -> bool:
-        """Whether it is the fence of this log, as far as that can be told."""
+        """Check that it is the fence of this log; True where one of the two has no mark."""
         return not (self.mark and key.log) or self.mark == mark_of(key.log)
 
 

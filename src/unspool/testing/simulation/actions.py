@@ -17,9 +17,9 @@ from unspool.errors import (
 from unspool.jobs import Job, Owner, Status, stream_name
 from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, Unknown
 from unspool.testing.simulation.faults import FAULTS, mend_store, restart
+from unspool.testing.simulation.log_truth import LogTruth
 from unspool.testing.simulation.node import Node, not_served
 from unspool.testing.simulation.runs import make_run
-from unspool.testing.simulation.truth import LogTruth
 
 if TYPE_CHECKING:
     from unspool.manager import GenerationManager

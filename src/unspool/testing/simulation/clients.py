@@ -17,8 +17,8 @@ from unspool.errors import Gone, NotFound, UnspoolError
 from unspool.events import SYNC, TERMINAL, Record
 from unspool.jobs import GenerationKey, Owner, stream_name
 from unspool.testing.flowing import flow
+from unspool.testing.simulation.log_truth import LogTruth
 from unspool.testing.simulation.node import Node, not_served
-from unspool.testing.simulation.truth import LogTruth
 from unspool.viewer import End, Viewer
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from unspool.jobs import Status
+from unspool.testing.simulation.log_truth import LogTruth
 from unspool.testing.simulation.loop import Domain
 from unspool.testing.simulation.node import Node
-from unspool.testing.simulation.truth import LogTruth
 
 if TYPE_CHECKING:
     from unspool.replica import Replica

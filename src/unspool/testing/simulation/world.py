@@ -19,6 +19,7 @@ from unspool.protocols import EventTransport, JobStore
 from unspool.testing.simulation.actions import ACTIONS, Actions
 from unspool.testing.simulation.clients import Client
 from unspool.testing.simulation.faults import FAULTS, ambush
+from unspool.testing.simulation.log_truth import LogTruth
 from unspool.testing.simulation.loop import Domain, SimLoop
 from unspool.testing.simulation.network import Network
 from unspool.testing.simulation.node import Factory, Node
@@ -26,7 +27,7 @@ from unspool.testing.simulation.plants import Plant
 from unspool.testing.simulation.profile import draw
 from unspool.testing.simulation.runs import PlannedFailure
 from unspool.testing.simulation.trace import Trace, Violation
-from unspool.testing.simulation.truth import LogTruth, Truth
+from unspool.testing.simulation.truth import Truth
 from unspool.testing.simulation.watch import Watch
 from unspool.testing.simulation.witness import Witness
 
