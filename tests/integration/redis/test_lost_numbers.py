@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.integration.redis.test_emptied import OPTIONS, empty
-from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
 from unspool import ANYONE, GenerationManager
 from unspool.backends.redis import RedisStore, from_url
@@ -21,15 +19,6 @@ from unspool.producer import Generation
 from unspool.protocols import Checkpoint, NewJob
 from unspool.testing.contract.kit import eventually
 from unspool.viewer import Viewer
-
-pytestmark = pytest.mark.skipif(servers.binary() is None, reason="there is no Redis 8 here")
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Generator[RedisServer]:
-    """A server of this test's own, which has what `SAVE` has written when it is started anew."""
-    with servers.server(tmp_path / "redis") as running:
-        yield running
 
 
 async def lose(redis: RedisServer, how: str) -> None:
