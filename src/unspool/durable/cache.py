@@ -59,7 +59,7 @@ class Cache:
         the store was asked for the job."""
         key = job.key
         known = self._known.get(key.stream_id)
-        if known is None or known.key != key:
+        if known is None or known.key != key or known.key.is_other(key.log):
             known, reached = Known(job), 0
             self._known[key.stream_id] = known
             if len(self._known) > self._limit:
