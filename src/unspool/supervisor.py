@@ -122,9 +122,12 @@ class Supervisor:
         """Delete what is past retention, drop what nobody looks at."""
         options = self._replica.options
         completed = options.retention if options.completed_retention is None else options.completed_retention
+        await self._drop_idle_tails()
+        await self._replica.store.delete_expired(options.retention, completed)
+
+    async def _drop_idle_tails(self) -> None:
         async for keys in _pieces(self._replica.tails):
             self._replica.drop_idle_tails(keys)
-        await self._replica.store.delete_expired(options.retention, completed)
 
     async def _end_overdue(self) -> None:
         async for runs in _pieces(self._replica.runs.values()):
