@@ -69,6 +69,8 @@ class Billing:
         """Finish what is being settled, within the ledger's `drain_on_close`."""
         if self.ledger is None:
             return
+        if self.ledger.recall == self._recall:
+            self.ledger.recall = None
         try:
             await self.ledger.close()
         except Exception:  # noqa: BLE001  (what comes after it must be closed, too)
@@ -106,6 +108,16 @@ class Billing:
         ledger = ledger.within(_ANSWER)
         floor = await _answer(lambda: ledger.reserve(new.name, new.token, account, limit=limit))
         return replace(new, floor=max(floor, new.floor))
+
+    async def starting(self, new: NewJob) -> bool:
+        """Check whether another start on this stream has reserved something; False where the ledger does not answer."""
+        ledger, account = self._of(new.account), new.account
+        if ledger is None or account is None:
+            return False
+        try:
+            return await _answer(lambda: ledger.within(_ANSWER).starting(new.name, account))
+        except StoreUnavailable:
+            return False
 
     async def release(self, new: NewJob) -> None:
         """Give back what was reserved for a start that has not come about. What fails runs out by itself."""

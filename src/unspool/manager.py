@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from unspool.errors import (
     Gone,
     InvalidPosition,
     NotFound,
-    UnspoolError,
+    ShuttingDown,
 )
 from unspool.events import Record
 from unspool.jobs import Job, Limits, Metadata, Owner, Status, User, check_tenant, owner_of, stream_name
@@ -82,6 +82,7 @@ class GenerationManager:
         self._supervisor: Supervisor | None = None
         self._starting = asyncio.Lock()
         self._stopping: asyncio.Task[None] | None = None
+        self._stopped = False  # it was started once, and is stopped
 
     @classmethod
     def from_url(
@@ -100,19 +101,22 @@ class GenerationManager:
     # life
 
     async def start_up(self) -> None:
-        """Connect and begin the periodic work. Starting twice is harmless. Raises StoreUnavailable."""
+        """Connect and begin the periodic work. Starting twice is harmless, and so is starting again after `stop`.
+        Raises StoreUnavailable."""
         async with self._starting:
+            if self._stopping is not None:
+                await asyncio.shield(self._stopping)
             if self._replica is not None:
                 return
-            await self.store.open()
-            try:
+            async with AsyncExitStack() as opened:
+                opened.push_async_callback(self.store.close)
+                await self.store.open()
                 await self.store.ping()
                 channel = await self._transport.connect(self._name, self._on_hint)
+                opened.push_async_callback(channel.close)
+                opened.push_async_callback(self.billing.close)
                 await self.billing.open()
-            except UnspoolError:
-                await self.billing.close()
-                await self.store.close()
-                raise
+                opened.pop_all()
             self._replica = Replica(
                 self._name, self.store, channel, self.options, self.hooks, self._tasks, self.billing
             )
@@ -132,13 +136,13 @@ class GenerationManager:
         assert replica is not None
         assert supervisor is not None
         try:
-            await replica.close(drain)
+            async with AsyncExitStack() as ended:
+                for close in (self.store.close, self.billing.close, replica.channel.close, supervisor.stop):
+                    ended.push_async_callback(close)
+                await replica.close(drain)
         finally:
             self._replica = self._supervisor = self._stopping = None
-            await supervisor.stop()
-            await replica.channel.close()
-            await self.billing.close()
-            await self.store.close()
+            self._stopped = True
 
     async def __aenter__(self) -> GenerationManager:
         await self.start_up()
@@ -157,6 +161,8 @@ class GenerationManager:
     @property
     def replica(self) -> Replica:
         if self._replica is None:
+            if self._stopped:
+                raise ShuttingDown
             raise ConfigurationError(
                 "the manager is not started: use `async with manager:` or `await manager.start_up()`"
             )

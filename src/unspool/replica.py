@@ -1,4 +1,4 @@
-"""What one replica holds: the runs that it owns, the tails of the logs that somebody follows here, its hints."""
+"""State of one replica: the runs that it owns, the tails of the logs that are followed here, viewers, hints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Replica:
         self._closed = False
         self._turns = Turns()
         self._claimed: set[GenerationKey] = set()
-        self._creations: dict[asyncio.Future[None], None] = {}
+        self._creations: dict[asyncio.Future[None], asyncio.Task[Any] | None] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
     # tails and viewers
@@ -109,7 +109,7 @@ class Replica:
             if tail is None:
                 continue
             over = tail.sealed or tail.gone is not None or now - tail.idle_since >= _LINGER
-            if over and not tail.viewers and key not in self.runs:
+            if over and not tail.viewers and key not in self.runs and key not in self._claimed:
                 del self.tails[key]
                 self.channel.unwatch(key)
 
@@ -123,7 +123,7 @@ class Replica:
     def watch(
         self, tail: Tail, after: int, *, snapshot: bool = False, detach: Callable[[Viewer], None] | None = None
     ) -> Viewer:
-        """The same without any hooks: for logs that are no generations. Raises ShuttingDown."""
+        """Attach a viewer without calling hooks, for logs that are not generations. Raises ShuttingDown."""
         if self.closing:
             raise ShuttingDown
         viewer = Viewer(tail, after, snapshot=snapshot, detach=detach or self._forget)
@@ -169,7 +169,7 @@ class Replica:
     def creation(self) -> Generator[None, None, None]:
         """Around a creation and what follows from it: `close` waits for it, so that what it makes is drained, too."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._creations[future] = None
+        self._creations[future] = asyncio.current_task()  # its caller may have left, and nobody else holds it
         try:
             yield
         finally:
@@ -178,8 +178,7 @@ class Replica:
                 future.set_result(None)
 
     def own(self, job: Job) -> Run:
-        """Become the producer of a job that this replica has just created. Raises ShuttingDown when that came too late:
-        the lease runs out, and another replica says so."""
+        """Own a job that was just created here. Raises ShuttingDown after `close`."""
         if self._closed:
             raise ShuttingDown
         return self._own(job, self._keep(job.key, job.last_offset, local=True))
@@ -206,14 +205,14 @@ class Replica:
                 self._claimed.discard(key)
 
     async def resume(self, job: Job, task: Task) -> None:
-        """Go on with a run whose owner is lost, and whose lease was just taken over for this replica."""
+        """Resume a run whose owner was lost, under a lease that was just taken over. Raises ShuttingDown."""
         tail = await self.tail(job.key, job)
-        await tail.repair()
-        if tail.held > job.last_offset:  # the store has lost what viewers here have read, and it will be written anew
+        await self.settler.until_available(tail.repair)
+        if tail.held > job.last_offset:  # the store has lost what viewers here have read, and it will be written again
             tail.rewind(job.last_offset)
-        if self.closing:
-            raise ShuttingDown
         await self.billing.take_over(job, job.lease.epoch)
+        if self.closing:  # it waits for the runs that it knew when it began to close
+            raise ShuttingDown
         run = self._own(job, tail)
         await run.generation.emit(events.RESUMED, {"attempt": job.lease.epoch})
         run.begin(task)
@@ -269,7 +268,7 @@ class Replica:
     # the end
 
     def release_viewers(self) -> None:
-        """Let all viewers go without an end, and take no new ones."""
+        """Disconnect all viewers with ViewerReleased and refuse new ones."""
         self.closing = True
         for viewer in list(self.viewers):
             viewer.release()
@@ -296,6 +295,10 @@ class Replica:
         self.release_viewers()
         if self._background:
             await asyncio.wait(self._background, timeout=self.options.hook_timeout)
+        if left := list(self._background):  # the store is closed next
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=self.options.abort_grace)
         for tail in self.tails.values():
             tail.close()
         self.tails.clear()

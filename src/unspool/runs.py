@@ -17,7 +17,7 @@ from unspool.jobs import Job, Task
 from unspool.options import Options
 from unspool.producer import Generation
 from unspool.protocols import Channel, Checkpoint, Hint, JobStore
-from unspool.settlement import Settler, until_available
+from unspool.settlement import Settler
 from unspool.tail import Tail
 from unspool.tasks import RunFunction, Tasks
 from unspool.terminals import Aborted, Failed, Verdict
@@ -28,7 +28,7 @@ _log = logging.getLogger("unspool")
 
 
 class Run:
-    """One generation that this replica owns. `done` is set when its log is sealed, or was lost to somebody else."""
+    """One generation that this replica owns. `done` is set when its log is sealed, or another replica owns it."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Run:
         self.tail = tail
         self.done = asyncio.Event()
         self.lost = False
-        self.cancelled = False  # we cancelled the task; nobody else did
+        self.cancelled = False  # this class has cancelled the task
         self._time = asyncio.get_running_loop().time
         self.started_at = self.active_at = self._time()
         self._store = store
@@ -91,6 +91,8 @@ class Run:
     def adopt(self) -> None:
         """The caller's own task is the run: a stop cancels it, and `leave` says when its part is over."""
         self._task = asyncio.current_task()
+        if self.generation.stopping.is_set():
+            self._cancel()
 
     async def leave(self, error: BaseException | None) -> None:
         """The caller's part is over, with this error. Waits for the seal, then raises the error again: all but the
@@ -162,7 +164,7 @@ class Run:
 
     def _on_lost(self, error: Exception) -> None:
         """Another replica owns or has sealed the log: stop, and seal nothing. Or the store refuses what was emitted."""
-        if self.lost:
+        if self.lost or self._ended.done():  # what has ended is being sealed: the answer to that says what became of it
             return
         if isinstance(error, TooLarge):
             _log.warning("%s: the run fails: %s", self.key, error)
@@ -173,9 +175,8 @@ class Run:
         _log.warning("%s: no longer owned here, and its run is stopped: %s", self.key, error)
         self._writer.refuse(error if isinstance(error, Fenced) else Fenced(str(error)))
         self.generation.stopping.set()
-        if not self._ended.done():
-            self._cancel()
-            self._ended.set_result(None)
+        self._cancel()
+        self._ended.set_result(None)
         self.tail.repair_soon()
 
     def lose(self) -> None:
@@ -239,12 +240,13 @@ class Run:
     async def _seal(self, verdict: Verdict) -> None:
         try:
             await self._writer.flush()
-            await until_available(self._writer.restore)
+            await self._settler.until_available(self._writer.restore)
             await self._settler.settle(
                 self.key, self.epoch, verdict, self.tail, patient=True, restore=self._writer.restore
             )
         except (Fenced, NotFound, Gone) as error:
             _log.warning("%s: not sealed here: %s", self.key, error)
+            self._settler.totals["lost"] += 1
             self.lost = True
             self.tail.repair_soon()
 

@@ -1,29 +1,31 @@
-"""Settling: from a verdict to the sealed log, whoever seals: the owner, a replica that takes over, the sweep."""
+"""Finalize a generation: turn its verdict into the terminal record that seals its log."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
-
-import msgspec
+from typing import Final, Protocol, TypeVar
 
 from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import Gone, NotFound, StoreUnavailable
-from unspool.events import EVENT_BYTES, Record, encode_data
+from unspool.events import Record, encode_data
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks
 from unspool.protocols import Channel, Hint, JobStore, Sealed, current
 from unspool.tail import Tail
-from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, terminal, without_content
+from unspool.terminals import SAVE_FAILED, Aborted, Completed, Failed, Verdict, failed, terminal
 
 _log = logging.getLogger("unspool")
 _T = TypeVar("_T")
-_PAUSE = 0.2  # seconds between two tries while the store is away
+_PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds between two tries while the store is away, half of them to one and a half times as long: thousands wait."""
+_CLEAN_UP: Final = 1.0
+"""Seconds that a hook has for cleaning up after its time is over. One that takes longer is left alone."""
 
 
 class _Step(Protocol):
@@ -33,7 +35,7 @@ class _Step(Protocol):
 
 
 class Settler:
-    """Seals logs and tells everybody."""
+    """Seals logs and notifies their viewers."""
 
     def __init__(self, store: JobStore, channel: Channel, hooks: Hooks, billing: Billing, hook_timeout: float) -> None:
         self._store = store
@@ -41,6 +43,8 @@ class Settler:
         self._hooks = hooks
         self._billing = billing
         self._hook_timeout = hook_timeout
+        self._deaf: set[asyncio.Future[None]] = set()  # hooks that did not heed their cancellation
+        self._random = random.Random(0)
         self.totals = Counter[str]()
         """What this replica has done since it was started: counts for people and metrics."""
 
@@ -62,7 +66,7 @@ class Settler:
         `patient`: wait for a store that is away, as the owner does; else StoreUnavailable is raised. `restore`: done
         when it is back, before the seal is tried again: it may have lost what it had accepted.
         """
-        step = until_available if patient else _once
+        step = self.until_available if patient else _once
         job = await step(lambda: current(self._store, key))
         if job.settled:
             self.announce(tail, job)
@@ -70,7 +74,7 @@ class Settler:
         snapshot: Snapshot | None = Snapshot()
         if epoch > 1 or not isinstance(verdict, Completed) or self._hooks.settled:  # else nobody looks at it
             snapshot = await _content(job, tail, step)
-        if epoch > 1 and snapshot is not None and await self._tell_costs(job, epoch, snapshot, tail):
+        if epoch > 1 and snapshot is not None and await self._tell_costs(job, epoch, snapshot, tail, step):
             job = await step(lambda: current(self._store, key))
             snapshot = await _content(job, tail, step)
         unfinished = not isinstance(verdict, Completed)
@@ -79,10 +83,7 @@ class Settler:
                 verdict = Failed(SAVE_FAILED, "The answer was stopped, but could not be saved; reload.", retryable=True)
             else:
                 _log.error("%s: the partial answer was not saved", key)
-        kind, data = terminal(verdict, job, snapshot or Snapshot())
-        payload = encode_data(data)
-        if len(payload) > EVENT_BYTES and isinstance(verdict, Aborted):
-            payload = encode_data(without_content(data))
+        kind, payload = _terminal(verdict, job, snapshot or Snapshot())
         tries = 0
 
         async def seal() -> Sealed:
@@ -102,13 +103,13 @@ class Settler:
         return sealed
 
     def is_plain(self, job: Job) -> bool:
-        """Whether its end as a lost one needs nothing but the seal: no hook looks at its content, no account pays."""
+        """Check that sealing this lost job needs no hook and no ledger."""
         return not self._hooks.save_partial and not self._hooks.settled and job.account is None
 
     async def seal_lost(self, job: Job, verdict: Failed, tail: Tail | None) -> None:
         """Seal a plain generation whose lease is over, without taking it over. Raises Fenced, NotFound, Gone."""
-        payload = encode_data(msgspec.to_builtins(verdict))
-        sealed = await until_available(
+        payload = failed(verdict)
+        sealed = await self.until_available(
             lambda: self._store.seal(job.key, job.lease.epoch, events.FAILED, payload, expires_at=job.lease.expires_at)
         )
         if tail is not None:
@@ -119,9 +120,9 @@ class Settler:
             _log.warning("%s: its owner %s is lost", job.key, job.lease.replica)
             self.totals[sealed.job.status] += 1
 
-    async def _tell_costs(self, job: Job, epoch: int, snapshot: Snapshot, tail: Tail) -> bool:
-        """Settle the model calls that a lost owner left open, and say in its log what they came to, while there is one
-        to say it in. Whether something was said."""
+    async def _tell_costs(self, job: Job, epoch: int, snapshot: Snapshot, tail: Tail, step: _Step) -> bool:
+        """Settle the model calls that a lost owner left open, and append their usage to its log. True when there was
+        some."""
         told = {str(entry.get("call_id")) for entry in snapshot.usage}
         spent = await self._billing.settle_for_the_dead(job, epoch, told)
         records = [
@@ -130,7 +131,7 @@ class Settler:
         ]
         if not records:
             return False
-        await self._store.append(job.key, epoch, records)
+        await step(lambda: self._store.append(job.key, epoch, records))
         tail.accept(records)
         self._channel.publish(Hint(job.key, records[-1].offset, records))
         return True
@@ -140,15 +141,15 @@ class Settler:
         tail.hint(self.publish(job))
 
     def publish(self, job: Job) -> Hint:
-        """Tell the other replicas that a job is sealed."""
+        """Publish the seal to the other replicas."""
         assert job.terminal is not None
         hint = Hint(job.key, job.last_offset, (job.terminal,), control=True)
         self._channel.publish(hint)
         return hint
 
     def lease_for_settling(self, lease: float) -> float:
-        """Seconds for which to take a log over, so that nobody else does while the hooks save the partial answer."""
-        return lease + self._hook_timeout * len(self._hooks.save_partial)
+        """Seconds of a lease that covers the hooks which save the partial answer."""
+        return lease + (self._hook_timeout + _CLEAN_UP) * len(self._hooks.save_partial)
 
     async def save_partial(self, job: Job, snapshot: Snapshot) -> bool:
         """Call the hooks that save an unfinished answer; False when one failed."""
@@ -159,18 +160,52 @@ class Settler:
         good = True
         for hook in list(hooks):
             try:
-                async with asyncio.timeout(self._hook_timeout):
-                    await hook(*args)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                _log.exception("a hook was cancelled by something of its own: %r", hook)
-                good = False
+                await self._within_its_time(hook, args)
             except Exception:  # noqa: BLE001  (logged; what the application does must not stop the seal)
                 _log.exception("a hook failed: %r", hook)
                 good = False
         return good
+
+    async def _within_its_time(self, hook: Callable[..., Awaitable[None]], args: Sequence[object]) -> None:
+        """Call a hook in a task of its own: one that swallows its cancellation holds up neither the seal nor others."""
+        called = asyncio.ensure_future(hook(*args))
+        try:
+            await asyncio.wait((called,), timeout=self._hook_timeout)
+            if called.done() and not called.cancelled():
+                called.result()
+                return
+            if called.done():
+                raise RuntimeError("it was cancelled by something of its own")
+            called.cancel()
+            await asyncio.wait((called,), timeout=_CLEAN_UP)
+            raise TimeoutError(f"it took longer than {self._hook_timeout} s")
+        finally:
+            if not called.done():
+                called.cancel()
+                self._deaf.add(called)
+                called.add_done_callback(self._deaf.discard)
+
+    async def until_available(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Call again until the store answers."""
+        # Every verb may be repeated, and the store decides when it is too late: another owner, or a seal.
+        tries = 0
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable as error:
+                level = logging.DEBUG if tries else logging.WARNING
+                _log.log(level, "the store is unavailable (%s): waiting for it", error)
+                await asyncio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)] * (0.5 + self._random.random()))
+                tries += 1
+
+
+def _terminal(verdict: Verdict, job: Job, snapshot: Snapshot) -> tuple[str, bytes]:
+    """The terminal record of this verdict: nothing that an application has put into it keeps a log open."""
+    try:
+        return terminal(verdict, job, snapshot)
+    except Exception:  # noqa: BLE001  (logged; every replica that took the log over would fail in the same way)
+        _log.exception("%s: its end cannot be written as it was: %r", job.key, verdict)
+        return events.FAILED, failed(Failed("run_failed", "The answer has ended, but its end cannot be written."))
 
 
 async def _content(job: Job, tail: Tail, step: _Step) -> Snapshot | None:
@@ -186,16 +221,3 @@ async def _content(job: Job, tail: Tail, step: _Step) -> Snapshot | None:
 
 async def _once(call: Callable[[], Awaitable[_T]]) -> _T:
     return await call()
-
-
-async def until_available(call: Callable[[], Awaitable[_T]]) -> _T:
-    """Call again until the store is there."""
-    # Every verb may be repeated, and the store decides when it is too late: another owner, or a seal.
-    told = False
-    while True:
-        try:
-            return await call()
-        except StoreUnavailable as error:
-            _log.log(logging.DEBUG if told else logging.WARNING, "the store is unavailable (%s): waiting for it", error)
-            told = True
-            await asyncio.sleep(_PAUSE)

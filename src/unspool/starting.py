@@ -1,4 +1,4 @@
-"""Starting: whether one may, and the generation itself. A refusal changes nothing."""
+"""Admit a start and create its generation. A refusal changes nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from unspool.errors import (
+    Fenced,
     GenerationConflict,
     Gone,
     InsufficientBalance,
@@ -33,8 +34,8 @@ from unspool.terminals import Aborted, Failed
 _log = logging.getLogger("unspool")
 _PAUSE: Final = 0.2
 """Seconds between two looks for a creation that was not answered."""
-_REPEATED: Final = (0.0, 0.1, 0.4, 1.0, 2.0)
-"""Seconds before each look for the start that this one may be a repetition of."""
+_REPEATED: Final = (0.1, 0.4, 1.0, 2.0)
+"""Seconds after each look for the start that this one may be a repetition of."""
 _NEVER: Final = -1
 """A number that no generation has."""
 
@@ -81,17 +82,22 @@ async def attached(replica: Replica, stream_id: str, owner: Owner, request_id: s
 
 
 async def check(replica: Replica, stream_id: str, owner: Owner, account: str | None) -> None:
-    """Raise what would refuse a start as things are: for who must stop something before they can start."""
+    """Raise the error that a start would raise now, for callers that must stop something first."""
     if replica.closing:
         raise ShuttingDown
     new = NewJob(
         stream_id=stream_id, owner=owner, replica=replica.name, lease=replica.options.lease, account=account
     )  # fmt: skip
-    await replica.billing.release(await _admitted(replica, new))
+    await asyncio.shield(asyncio.create_task(_tried(replica, new)))  # a caller that leaves takes no money along
+
+
+async def _tried(replica: Replica, new: NewJob) -> None:
+    with replica.creation():
+        await replica.billing.release(await _admitted(replica, new))
 
 
 def _unwanted(begin: RunFunction | Task | None, making: asyncio.Task[tuple[Job, Run | None]]) -> None:
-    """Begin a run whose caller was cancelled while it was made, as one whose answer was lost; give up a block."""
+    """Begin a run whose caller was cancelled during its creation; abort it where the caller was to run it."""
     run = None if making.cancelled() or making.exception() is not None else making.result()[1]
     if run is None:
         return
@@ -134,7 +140,12 @@ async def _own(replica: Replica, created: Created) -> Run:
     job = created.job
     if created.replaced is not None:
         replica.on_replaced(created.replaced)
-    run = replica.own(job)
+    try:
+        run = replica.own(job)
+    except ShuttingDown as refusal:  # the creation was answered too late
+        await _seal(replica, job, Failed(refusal.code, refusal.message, retryable=True))
+        refusal.details["generation"] = job.generation
+        raise
     try:
         if created.replaced is None:  # one that runs in the place of another is not one more
             await _check_again(replica, job)
@@ -148,6 +159,15 @@ async def _own(replica: Replica, created: Created) -> Run:
     return run
 
 
+async def _seal(replica: Replica, job: Job, verdict: Failed) -> None:
+    """Seal a generation that never gets a run here. Where the store is away, its lease runs out."""
+    try:
+        async with asyncio.timeout(replica.options.abort_grace):
+            await replica.settler.settle(job.key, job.lease.epoch, verdict, await replica.tail(job.key, job))
+    except (TimeoutError, StoreUnavailable, Fenced, NotFound, Gone) as error:
+        _log.warning("%s: it never began, and is not sealed before its lease runs out: %r", job.key, error)
+
+
 async def _check_again(replica: Replica, job: Job) -> None:
     """Re-check the bound per user after the creation: others may have come in between. The latest is refused."""
     try:
@@ -157,37 +177,53 @@ async def _check_again(replica: Replica, job: Job) -> None:
 
 
 async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task | None) -> None:
-    """Begin a run whose creation was not answered, if it has happened after all, and can be begun here.
+    """Begin a run whose creation was not answered, if it has happened after all; seal it where it cannot begin here.
 
     The caller was told that the outcome is not known, and repeats the request under the same id, maybe on another
-    replica: it attaches to this generation, which must have a run.
+    replica: it attaches to this generation, which must have a run. What it has replaced must be told in any case.
     """
     await replica.billing.release(new)  # the next try needs it; a generation that is found sets it aside again
-    deadline = asyncio.get_running_loop().time() + replica.options.lease / 2
-    while begin is not None and not replica.closing and asyncio.get_running_loop().time() < deadline:
+    now = asyncio.get_running_loop().time
+    deadline = now() + replica.options.lease / 2
+    while not replica.closing:
         await asyncio.sleep(_PAUSE)
         try:
             job = await replica.store.get(new.name, owner=new.owner)
-            if job.token != new.token:
-                continue
-            if not job.settled and job.lease.epoch == 1:
-                await _begin_found(replica, await replica.store.create(new), begin)
-            return
-        except (StoreUnavailable, NotFound, Gone, UnreadableRecord):
+            if job.token == new.token:
+                await _found(replica, await replica.store.create(new), begin if now() < deadline else None)
+                return
+        except StoreUnavailable:
             continue
+        except (NotFound, Gone, UnreadableRecord):
+            pass
+        except UnspoolError as error:  # the stream has moved on
+            _log.warning("%s: its start was not answered, and is over: %s", new.stream_id, error)
+            return
+        if now() >= deadline:
+            return
 
 
-async def _begin_found(replica: Replica, created: Created, begin: RunFunction | Task) -> None:
-    """Begin what a repeated creation has answered, as the first one would have been."""
-    _log.warning("%s: created, though the store did not answer; its run begins", created.job.key)
+async def _found(replica: Replica, created: Created, begin: RunFunction | Task | None) -> None:
+    """Begin the run of a creation that was found later, or seal it."""
+    job = created.job
+    if job.settled or job.lease.epoch > 1:  # another replica has ended it, and knows nothing of what it has replaced
+        if created.replaced is not None:
+            replica.on_replaced(created.replaced)
+        return
+    _log.warning("%s: created, though the store did not answer", job.key)
     try:
-        (await _own(replica, created)).begin(begin)
+        run = await _own(replica, created)
     except UnspoolError as error:
-        _log.warning("%s: its run does not begin: %s", created.job.key, error)
+        _log.warning("%s: its run does not begin: %s", job.key, error)
+        return
+    if begin is not None:
+        run.begin(begin)
+    else:
+        run.give_up(Failed("run_failed", "The start was not answered in time.", retryable=True))
 
 
 async def _known(replica: Replica, new: NewJob) -> Job | None:
-    """The generation that was started under the same request id, whatever has become of the balance."""
+    """The generation that was started under the same request id; None where there is none."""
     if new.request_id is None:
         return None
     try:  # a creation whose expectation cannot be met attaches, or changes nothing
@@ -198,11 +234,14 @@ async def _known(replica: Replica, new: NewJob) -> Job | None:
 
 
 async def _known_soon(replica: Replica, new: NewJob) -> Job | None:
-    """Look for the first start under this request id, which may hold just what the second one was refused for."""
+    """The same, while another start on the stream is under way: it may hold just what this one was refused for."""
     for pause in _REPEATED if new.request_id is not None else ():
-        await asyncio.sleep(pause)
+        starting = await replica.billing.starting(new)
         if (known := await _known(replica, new)) is not None:
             return known
+        if not starting or replica.closing:
+            return None
+        await asyncio.sleep(pause)
     return None
 
 
@@ -213,8 +252,7 @@ async def _of_user(replica: Replica, owner: Owner) -> Sequence[Job]:
 
 
 async def _admitted(replica: Replica, new: NewJob) -> NewJob:
-    """Set aside what it may cost, if it may run beside what runs. One that is refused for what others on the account
-    run is told its own only."""
+    """Check the limits and reserve the cost. TooManyGenerations lists only the caller's own generations."""
     mine = [job.key for job in await _of_user(replica, new.owner)]
     _refuse_above(replica.options.max_active_per_user, mine, new.name)
     try:
@@ -225,8 +263,14 @@ async def _admitted(replica: Replica, new: NewJob) -> NewJob:
         error.details["running"] = [_told(key) for key in running if key in own]
         raise
     except StoreUnavailable:
-        replica.spawn(replica.billing.release(new))  # it may have been set aside, and not answered
+        replica.spawn(_release_late(replica, new))
         raise
+
+
+async def _release_late(replica: Replica, new: NewJob) -> None:
+    """Release what may have been reserved without an answer, when the ledger has finished with that in any case."""
+    await asyncio.sleep(1.0)
+    await replica.billing.release(new)
 
 
 def _told(key: GenerationKey) -> dict[str, Any]:

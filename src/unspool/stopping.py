@@ -1,26 +1,29 @@
-"""Stop, with an answer: ask the owner, wait for the seal, and take over where the owner is dead or deaf."""
+"""Abort a generation: ask its owner, wait for the seal, take over where the owner does not answer."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
-from unspool.errors import Fenced
+from unspool.errors import Fenced, InvalidArgument
 from unspool.events import check_text
 from unspool.jobs import Job, Status
 from unspool.outcomes import AbortOutcome, AlreadySettled, SaveFailed, Stopped, outcome_of
 from unspool.protocols import Hint, current
 from unspool.replica import Replica
 from unspool.tail import Tail
-from unspool.terminals import SAVE_FAILED, Aborted
+from unspool.terminals import REASON_CHARS, SAVE_FAILED, Aborted
 
 _log = logging.getLogger("unspool")
 
 
 async def abort(replica: Replica, job: Job, verdict: Aborted) -> AbortOutcome:
-    """Stop this generation. The answer comes after the seal, and within bounds whatever the owner does."""
-    check_text(verdict.by, where="by")
-    check_text(verdict.reason or "", where="reason")
+    """Stop this generation. The answer comes after the seal, and within bounds whatever the owner does. Raises
+    InvalidEvent, InvalidArgument, StoreUnavailable, NotFound, Gone."""
+    for name, text in (("by", verdict.by), ("reason", verdict.reason or "")):
+        if len(check_text(text, where=name)) > REASON_CHARS:
+            raise InvalidArgument(f"{name} has {len(text)} characters, and may have {REASON_CHARS}")
     tail = await replica.tail(job.key, job)
     if not job.settled:
         job = await replica.store.request_abort(job.key, verdict.by, verdict.reason)
@@ -54,7 +57,9 @@ async def _sealed(replica: Replica, tail: Tail, verdict: Aborted) -> Job:
             continue
         run = replica.runs.get(tail.key)
         if run is not None:  # ours: its hooks are at work, and they have a time limit of their own
-            await run.done.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(options.poll):
+                    await run.done.wait()
             continue
         with replica.claim(tail.key) as mine:
             if not mine:

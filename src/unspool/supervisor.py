@@ -13,13 +13,12 @@ from unspool.errors import Fenced, Gone, NotFound, ShuttingDown, StoreUnavailabl
 from unspool.jobs import GenerationKey, Job, Task
 from unspool.protocols import current
 from unspool.replica import Replica
-from unspool.settlement import until_available
 from unspool.store_watch import StoreWatch
 from unspool.terminals import OWNER_LOST, Aborted, Failed
 
 _log = logging.getLogger("unspool.supervisor")
 _ORPHANS = 10_000
-"""Generations of dead owners that are cared for at once."""
+"""Maximum number of orphaned generations that are ended at the same time."""
 _PIECE = 256
 
 T = TypeVar("T")
@@ -65,11 +64,11 @@ class Supervisor:
             try:
                 await work()
             except StoreUnavailable as error:
-                self._watch.suspend(self._now())
+                if work in (self.renew, self.sweep):  # where owners cannot renew, nobody can say which of them is dead
+                    self._watch.suspend(self._now())
                 _log.warning("the store is unavailable: %s", error)
-            except Exception:  # noqa: BLE001
-                # One bad round must not end the care of all that comes after it.
-                _log.exception("periodic work failed; it goes on with the next round")
+            except Exception:  # noqa: BLE001  (logged; one bad round must not end the care of all that comes after it)
+                _log.exception("periodic work failed; it continues with the next round")
 
     async def renew(self) -> None:
         """Renew all leases, hundreds in one call, and hear of stops whose hints were lost."""
@@ -119,7 +118,7 @@ class Supervisor:
         del self._orphans[key]
 
     async def retain(self) -> None:
-        """Delete what is past retention, drop what nobody looks at."""
+        """Delete generations that are past retention, drop tails without viewers."""
         options = self._replica.options
         completed = options.retention if options.completed_retention is None else options.completed_retention
         await self._drop_idle_tails()
@@ -131,7 +130,7 @@ class Supervisor:
 
     async def _end_overdue(self) -> None:
         async for runs in _pieces(self._replica.runs.values()):
-            now = asyncio.get_running_loop().time()
+            now = self._now()
             for run in runs:
                 limits = run.job.limits
                 if limits.stall and not run.generation.paused and now - run.active_at >= limits.stall:
@@ -140,16 +139,21 @@ class Supervisor:
                     run.stop(Aborted("system", "duration"))
 
     def _resumable(self, job: Job) -> Task | None:
-        """The task of an orphan that is to be gone on with, by whoever knows its name."""
+        """The task to resume an orphan with; None where it is not to be resumed."""
         task = job.task
         if task is None or not task.resume or job.abort is not None:
             return None
         return task if job.lease.epoch <= self._replica.options.resumes else None
 
     def _is_for_others(self, job: Job) -> bool:
-        """Whether it is to be resumed, and its name is not known here: for a time it is left to those that know it."""
+        """Check whether an orphan is left to other replicas: for `resume_wait` seconds to those that know its task,
+        and always when this one shuts down, since each take-over is an attempt."""
         task = self._resumable(job)
-        if task is None or task.name in self._replica.tasks:
+        if task is None:
+            return False
+        if self._replica.closing:
+            return True
+        if task.name in self._replica.tasks:
             return False
         return self._now() - self._orphaned_at[job.key] < self._replica.options.resume_wait
 
@@ -159,40 +163,36 @@ class Supervisor:
                 await self._end_orphan(job)
 
     async def _end_orphan(self, job: Job) -> None:
-        replica = self._replica
-        task = self._resumable(job)
-        seconds = replica.settler.lease_for_settling(replica.options.lease)
+        replica, settler = self._replica, self._replica.settler
+        task, lost = self._resumable(job), job.lease
+        seconds = settler.lease_for_settling(replica.options.lease)
         verdict = Failed(OWNER_LOST, "The process that generated this answer is gone.", retryable=True)
-        if job.abort is not None:
-            verdict = Aborted(job.abort.by, job.abort.reason)
         try:
-            if isinstance(verdict, Failed) and task is None and replica.settler.is_plain(job):
-                await replica.settler.seal_lost(job, verdict, replica.known_tail(job.key))
+            if job.abort is None and task is None and settler.is_plain(job):
+                await settler.seal_lost(job, verdict, replica.known_tail(job.key))
                 return
-            lease = await until_available(
-                lambda: replica.store.take_over(
-                    job.key, job.lease.epoch, replica.name, seconds, expires_at=job.lease.expires_at
-                )
+            lease = await settler.until_available(
+                lambda: replica.store.take_over(job.key, lost.epoch, replica.name, seconds, expires_at=lost.expires_at)
             )
             if lease is None:
                 return
-            _log.warning("%s: its owner %s is lost; taken over under epoch %d", job.key, job.lease.replica, lease.epoch)
-            if task is not None and task.name in replica.tasks:
-                await replica.resume(await current(replica.store, job.key), task)
-            else:
-                tail = await until_available(lambda: replica.tail(job.key))
-                await replica.settler.settle(job.key, lease.epoch, verdict, tail, patient=True)
+            _log.warning("%s: its owner %s is lost; taken over under epoch %d", job.key, lost.replica, lease.epoch)
+            job = await settler.until_available(
+                lambda: current(replica.store, job.key)
+            )  # it may have been stopped since
+            if task is not None and task.name in replica.tasks and job.abort is None:
+                await replica.resume(job, task)
+                return
+            stopped = None if job.abort is None else Aborted(job.abort.by, job.abort.reason)
+            tail = await settler.until_available(lambda: replica.tail(job.key))
+            await settler.settle(job.key, lease.epoch, stopped or verdict, tail, patient=True)
         except (Fenced, NotFound, Gone, ShuttingDown) as error:
             _log.info("%s: settled by another replica: %s", job.key, error)
-        except StoreUnavailable as error:
-            self._watch.suspend(self._now())
-            _log.warning("%s: the store is unavailable: %s", job.key, error)
-        except Exception:  # noqa: BLE001
-            # One bad job must not end the care of all the others.
+        except Exception:  # noqa: BLE001  (logged; one bad job must not end the care of all the others)
             _log.exception("%s: could not be settled; it is tried again when this lease has run out", job.key)
 
     async def poll(self) -> None:
-        """Look at live sources, and at the logs that others write and somebody follows here: it backs up lost hints."""
+        """Poll live sources, and remote logs that have viewers here, in case hints were lost."""
         async for runs in _pieces(self._replica.runs.values()):
             for run in runs:
                 run.generation.collect_quietly()
@@ -203,7 +203,7 @@ class Supervisor:
 
 
 async def _pieces(items: Collection[T]) -> AsyncGenerator[Sequence[T]]:
-    """Items as they are now, some hundreds at a time: in between, the loop turns for everybody else."""
+    """Items as they are now, some hundreds at a time; in between, the loop runs other tasks."""
     whole = list(items)
     for at in range(0, len(whole), _PIECE):
         if at:

@@ -8,6 +8,7 @@ import msgspec
 
 from unspool import events
 from unspool.content import Snapshot
+from unspool.events import EVENT_BYTES, encode_data
 from unspool.jobs import Job
 
 DEFAULT_TITLE: Final = "New Chat"
@@ -16,6 +17,9 @@ DEFAULT_SENDER: Final = "AI"
 OWNER_LOST: Final = "owner_lost"
 INTERRUPTED: Final = "interrupted"
 SAVE_FAILED: Final = "save_failed"
+
+REASON_CHARS: Final = 1000
+"""Characters that the reason of a Stop may have, and that the message of a failure is cut to."""
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -34,7 +38,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Aborted(msgspec.Struct, frozen=True):
-    """Somebody stopped it: `by` a user, the system, or the owner."""
+    """Stopped `by` a user, the system, or the owner."""
 
     by: str
     reason: str | None = None
@@ -42,24 +46,47 @@ class Aborted(msgspec.Struct, frozen=True):
 
 Verdict = Completed | Failed | Aborted
 
+_KEPT: Final = ("id", "parent_id", "sender")
 
-def terminal(verdict: Verdict, job: Job, snapshot: Snapshot) -> tuple[str, dict[str, Any]]:
-    """Type and data of the record that seals with this verdict."""
+
+def terminal(verdict: Verdict, job: Job, snapshot: Snapshot) -> tuple[str, bytes]:
+    """Type and payload of the record that seals with this verdict; the payload has at most `EVENT_BYTES`."""
     match verdict:
         case Completed():
             data: dict[str, Any] = {"finish_reason": verdict.finish_reason}
             if verdict.message is not None:
                 data["message"] = verdict.message
-            return events.COMPLETED, data
+            return events.COMPLETED, encode_data(data)
         case Failed():
-            return events.FAILED, msgspec.to_builtins(verdict)
+            return events.FAILED, failed(verdict)
         case Aborted():
-            return events.ABORTED, _aborted(verdict, job, snapshot)
+            data = _aborted(verdict, job, snapshot)
+            for without in ("response_message", "request_message"):
+                if len(payload := encode_data(data)) <= EVENT_BYTES:
+                    break
+                data[without] = _truncated(data[without])
+            else:
+                payload = encode_data(data)
+            return events.ABORTED, payload
 
 
-def without_content(data: dict[str, Any]) -> dict[str, Any]:
-    """An `aborted` record whose content is larger than an event may be: the log and its snapshot have it all."""
-    return {**data, "response_message": {**data["response_message"], "content": None, "text": None, "truncated": True}}
+def failed(verdict: Failed) -> bytes:
+    """Payload of a `failed` record. An application may have put a whole traceback into the message."""
+    return encode_data(
+        {"code": verdict.code[:REASON_CHARS], "message": _cut(verdict.message), "retryable": verdict.retryable}
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= REASON_CHARS else f"{text[:REASON_CHARS]}…"
+
+
+def _truncated(message: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A message without what makes it larger than an event may be: the log and the job have it all."""
+    if message is None:
+        return None
+    kept = {name: value for name, value in message.items() if isinstance(value, bool) or name in _KEPT}
+    return {**kept, "content": None, "text": None, "truncated": True}
 
 
 def is_early(job: Job, snapshot: Snapshot) -> bool:
@@ -72,8 +99,8 @@ def _aborted(verdict: Aborted, job: Job, snapshot: Snapshot) -> dict[str, Any]:
     known = job.metadata
     early = is_early(job, snapshot)
     data: dict[str, Any] = {
-        "by": verdict.by,
-        "reason": verdict.reason,
+        "by": verdict.by[:REASON_CHARS],
+        "reason": None if verdict.reason is None else _cut(verdict.reason),
         "early": early,
         "title": snapshot.title or known.title or DEFAULT_TITLE,
         "conversation_id": None,

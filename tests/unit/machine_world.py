@@ -19,7 +19,7 @@ from tests.unit.machine_oracle import Stream, Turn
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.content import Fold, Snapshot
 from unspool.events import Record
-from unspool.jobs import ANYONE, GenerationKey, Metadata, Owner, Status, stream_name, stream_of
+from unspool.jobs import ANYONE, GenerationKey, Limits, Metadata, Owner, Status, stream_name, stream_of
 from unspool.manager import GenerationManager
 from unspool.options import Options
 from unspool.sse import Decoder, native_frame
@@ -120,6 +120,7 @@ class World(RuleBasedStateMachine):
         options = Options(
             window=6, log_records=24, checkpoint_every=8, poll=0.05, sweep=10_000, drain=0.0, abort_grace=0.1,
             lease=1.5, retention=RETENTION, completed_retention=COMPLETED_RETENTION,
+            limits=Limits(stall=0),  # it may wait for longer than a run may be silent
         )  # fmt: skip
         manager = GenerationManager(
             self.store, HostileTransport(self.transport, seed=self.seed, delay=0.02), options=options

@@ -44,7 +44,7 @@ def over(store: Any, transport: Any = None, *, hooks: Hooks | None = None, **opt
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unspool.writer._BACKOFF", (0.005,))
-    monkeypatch.setattr("unspool.settlement._PAUSE", 0.005)
+    monkeypatch.setattr("unspool.settlement._PAUSES", (0.005,))
 
 
 async def test_a_store_that_is_not_there_is_a_loud_start_up_error() -> None:

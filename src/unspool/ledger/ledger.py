@@ -167,6 +167,11 @@ class Ledger:
         name, held, lease = holds.reserved_name(stream, token), self.options.hold, self.options.hold_lease
         return await self.database.write(lambda tx: holds.reserve(tx, name, account, held, lease, limit))
 
+    async def starting(self, stream: str, account: str) -> bool:
+        """Check whether something is reserved for a start on this stream that has no generation yet."""
+        running = await self.database.read(lambda tx: holds.running(tx, account))
+        return any(holds.numbered(name) == (stream, 0) for name in running)
+
     async def release(self, stream: str, token: str) -> None:
         """Give back what was reserved for a start that has not come about. Harmless where nothing is."""
         await self.database.write(lambda tx: holds.release(tx, holds.reserved_name(stream, token)))

@@ -75,7 +75,8 @@ async def test_a_webhook_may_take_its_time() -> None:
         assert rules.owner_in(told["callback_token"]) == ME
         assert await within(second.ack(ME, "s", *shown, [number], done=True))
         await hook.until(2)
-        assert [got["generation"] for got, _, _ in hook.got] == [1, 2]
+        # A call whose answer is late is repeated, with the same wake.
+        assert [*dict.fromkeys(got["generation"] for got, _, _ in hook.got)] == [1, 2]
 
 
 @pytest.mark.parametrize(
