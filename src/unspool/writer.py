@@ -114,6 +114,7 @@ class LogWriter:
         self._growing: _Delta | None = None  # the last one that is pending, where it may grow
         self._queued = 0  # calls of `put` that no append has taken yet
         self._in_flight = 0  # those in the append under way
+        self._done = 0  # those that were committed or dropped
         self._broken: Fenced | None = None
         self._metadata: dict[str, Any] | None = None
         self._status: Status | None = None
@@ -226,7 +227,9 @@ class LogWriter:
 
     async def room(self) -> None:
         """Wait until the backlog has room. Raises what `refused` says."""
-        while self.full:
+        # What others put meanwhile does not count: a busy task of the run would hold up the others for ever.
+        beyond = self._done + self._in_flight + self._queued - self._backlog
+        while self._done <= beyond:
             if self.refused is not None:
                 raise self.refused
             await self._change()
@@ -234,8 +237,9 @@ class LogWriter:
             raise self._broken
 
     async def flush(self) -> None:
-        """Wait until everything queued is in the log. Raises Fenced when it never will be."""
-        while self._queued or self._in_flight:
+        """Wait until everything that is queued now is in the log. Raises Fenced when it never will be."""
+        queued = self._done + self._in_flight + self._queued
+        while self._done < queued:
             await self._change()
         if self._broken is not None:
             raise self._broken
@@ -288,6 +292,7 @@ class LogWriter:
             self._kick()
 
     def _committed(self, batch: list[Record]) -> None:
+        self._done += self._in_flight
         self._in_flight = 0
         if batch:
             self.last = batch[-1].offset
@@ -297,6 +302,7 @@ class LogWriter:
     def _forget(self) -> None:
         self._pending.clear()
         self._growing = None
+        self._done += self._queued + self._in_flight
         self._queued = self._in_flight = 0
 
     def _break(self, error: Exception) -> None:

@@ -166,6 +166,26 @@ async def test_a_slow_store_paces_the_run() -> None:
     assert len(log.published) == 100
 
 
+@pytest.mark.parametrize("waits", ["flush", "room"])
+async def test_events_that_come_later_hold_up_nobody_who_waits(waits: str) -> None:
+    """A busy task of the run keeps the backlog full; another one waits for what was there before, and no longer."""
+    log = await Log(backlog=4, delay=0.01).create()
+
+    async def busy() -> None:
+        while True:
+            log.writer.put("custom", b"{}", False)
+            if log.writer.full:
+                await log.writer.room()
+
+    task = asyncio.create_task(busy())
+    while not log.writer.full:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await getattr(log.writer, waits)()
+    assert len(log.published) <= 2 * 4
+    task.cancel()
+
+
 async def test_an_outage_loses_and_reorders_nothing() -> None:
     """Down in the midst of an append: the run waits, and everything arrives once, in order."""
     with pytest.MonkeyPatch.context() as patch:
