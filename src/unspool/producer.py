@@ -31,7 +31,8 @@ _log = logging.getLogger("unspool")
 _CAPTURED: Final = ("conversation_id", "user_message", "response_id", "sender", "model")
 _ATTEMPTS: Final = 10_000
 """Model calls of one step that a run makes at most: those of a run that is gone on with have numbers of their own."""
-_NO_MARKS: Final[Mapping[str, Any]] = {}
+_ID_CHARS: Final = 256
+"""Up to which an ASCII id of a part can be written as it is, and is small."""
 _BREAKS: Final = frozenset(
     {events.TOOL_CALL, events.AGENT_UPDATE, events.FILE, events.SOURCE, events.STEER_APPLIED, events.STEP_STARTED}
 )
@@ -121,7 +122,7 @@ class Generation:
         else:
             part = self._open_parts.get(None)
             if part is None or part.type != events.TEXT_DELTA or part.marks or part.internal:
-                part = self._part(events.TEXT_DELTA, None, None, _NO_MARKS, False)
+                part = self._part(events.TEXT_DELTA, None, None, b"", False)
             self._writer.put_delta(part, check_text(text))
         if self._writer.full:
             await self._writer.room()
@@ -275,27 +276,29 @@ class Generation:
             raise GenerationStopped(f"{self.job.label} was stopped; {kind} came too late")
 
     def _put_delta(self, kind: str, data: Mapping[str, Any], internal: bool) -> None:
-        name = DELTAS[kind]
-        marks = {field: value for field, value in data.items() if field not in ("text", name, "internal")}
         text = check_text(data["text"])
+        name = DELTAS[kind]
+        fields = {**data}
+        del fields["text"]
+        part_id = fields.pop(name, None)
+        fields.pop("internal", None)
+        if part_id is not None and not (len(part_id) <= _ID_CHARS and part_id.isascii()):
+            check_size(encode_data(part_id, where=name), where=name)
+        # Encoded now: they may be changed by whoever emitted them before an append takes them.
+        marks = check_size(encode_data(fields, where=kind), where=kind) if fields else b""
         if kind == events.TOOL_ARGS_DELTA:
-            encode_data(marks, where=f"data of {kind!r}")
-            part = Part(kind, check_text(data["call_id"]), marks, internal)
+            part = Part(kind, data["call_id"], marks, internal)
         else:
-            part = self._part(kind, data.get("agent"), data.get("part_id"), marks, internal)
+            part = self._part(kind, data.get("agent"), part_id, marks, internal)
         self._writer.put_delta(part, text)
 
-    def _part(
-        self, kind: str, agent: str | None, part_id: str | None, marks: Mapping[str, Any], internal: bool
-    ) -> Part:
+    def _part(self, kind: str, agent: str | None, part_id: str | None, marks: bytes, internal: bool) -> Part:
         """The part that a delta belongs to: the one that it names, else the one that its agent's last delta went to."""
         opened = self._open_parts.get(agent)
         if opened is not None and opened.type == kind and (part_id is None or part_id == opened.id):
             if opened.marks == marks and opened.internal is internal:
                 return opened
             part_id = opened.id
-        if marks:
-            encode_data(marks, where=f"data of {kind!r}")
         if part_id is None:
             self._parts += 1
             # What an earlier attempt began is not gone on with: nobody knows what it was about to say.

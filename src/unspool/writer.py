@@ -12,13 +12,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
-from unspool.events import DELTAS, Record, encode_data
+from unspool.events import DELTAS, Record
 from unspool.jobs import GenerationKey, Status
 from unspool.protocols import AtOnce, JobStore, current
 from unspool.turns import Turns
 
 _log = logging.getLogger("unspool.writer")
+_encode = msgspec.json.Encoder().encode
 
 MERGED_CHARS: Final = 16_384
 """Characters at which a merged delta is full: one frame stays small enough for every reader."""
@@ -28,11 +31,12 @@ _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Part(NamedTuple):
-    """What a delta goes on with: neighbours of one part merge. `id`: of the part, or of the call."""
+    """What a delta goes on with: neighbours of one part merge. `id`: of the part, or of the call. `marks`: the other
+    fields as a JSON object, encoded when they were emitted; empty when there are none."""
 
     type: str
     id: str
-    marks: Mapping[str, Any]
+    marks: bytes
     internal: bool
 
 
@@ -58,12 +62,16 @@ class _Event:
 class _Delta:
     """The same of a delta, which may still grow."""
 
-    __slots__ = ("chunks", "part", "size")
+    __slots__ = ("chars", "chunks", "part")
 
     def __init__(self, part: Part, text: str) -> None:
         self.part = part
         self.chunks = [text]
-        self.size = len(text)
+        self.chars = len(text)
+
+    @property
+    def size(self) -> int:
+        return self.chars + len(self.part.id) + len(self.part.marks)
 
     @property
     def puts(self) -> int:
@@ -71,7 +79,9 @@ class _Delta:
 
     def record(self, offset: int) -> Record:
         part = self.part
-        payload = encode_data({DELTAS[part.type]: part.id, "text": "".join(self.chunks), **part.marks})
+        payload = _encode({DELTAS[part.type]: part.id, "text": "".join(self.chunks)})
+        if part.marks:
+            payload = b"%b,%b" % (payload[:-1], part.marks[1:])
         return Record(offset, part.type, payload, part.internal)
 
 
@@ -142,15 +152,16 @@ class LogWriter:
             for at in range(0, size, MERGED_CHARS):
                 self.put_delta(part, text[at : at + MERGED_CHARS])
             return
-        self.bytes += size  # as in `_admit`: here is where every token passes
-        if self.bytes > self._bound:
-            raise self._refusal()
-        self._queued += 1
         growing = self._growing
-        if growing is not None and growing.part == part and growing.size < MERGED_CHARS:
+        if growing is not None and growing.part == part and growing.chars < MERGED_CHARS:
+            self.bytes += size  # as in `_admit`: here is where every token passes
+            if self.bytes > self._bound:
+                raise self._refusal()
+            self._queued += 1
             growing.chunks.append(text)
-            growing.size += size
+            growing.chars += size
         else:
+            self._admit(size + len(part.id) + len(part.marks))
             growing = self._growing = _Delta(part, text)
             self._pending.append(growing)
             self._kick()
