@@ -106,10 +106,14 @@ class Generation:
             self._put_delta(kind, data, internal)
         else:
             payload = check_size(encode_data(data, where=f"data of {kind!r}"), where=f"data of {kind!r}")
+            metadata = _captured(kind, data, payload)
+            self._writer.put(kind, payload, internal)
+            # From here on nothing refuses the event: one that is refused changes nothing.
+            if metadata:
+                self._writer.put_metadata(metadata)
             if kind in _BREAKS:
                 self._open_parts.pop(data.get("agent"), None)
-            self._capture(kind, data, payload)  # first: it may refuse the event
-            self._writer.put(kind, payload, internal)
+            self._note(kind, data)
 
     async def text(self, text: str, **marks: str) -> None:
         """Emit a piece of text. `marks`: `part_id`, `agent`, `group`, `step`; without a part id it goes on with the
@@ -306,14 +310,9 @@ class Generation:
         part = self._open_parts[agent] = Part(kind, part_id, marks, internal)
         return part
 
-    def _capture(self, kind: str, data: Mapping[str, Any], payload: bytes) -> None:
-        """What an event says about the whole job goes into its record, in the same append."""
-        if kind == events.CREATED:
-            known = msgspec.json.decode(payload)  # a copy: the record must not change with the run's own objects
-            self._writer.put_metadata(Metadata.changes({field: known[field] for field in _CAPTURED if field in known}))
-        elif kind == events.TITLE:
-            self._writer.put_metadata({"title": data["text"]})
-        elif kind == events.STEP_FINISHED and isinstance(data.get("finish_reason"), str):
+    def _note(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take up what an event says about the state of the job, which changes in the same append."""
+        if kind == events.STEP_FINISHED and isinstance(data.get("finish_reason"), str):
             self.finish(finish_reason=data["finish_reason"])
         elif kind == events.APPROVAL_REQUESTED:
             if not self._pending_approvals:
@@ -323,6 +322,14 @@ class Generation:
             self._pending_approvals.discard(data["action_id"])
             if not self._pending_approvals:
                 self._writer.put_status(Status.RUNNING)
+
+
+def _captured(kind: str, data: Mapping[str, Any], payload: bytes) -> dict[str, Any] | None:
+    """The job's metadata that an event sets, in the same append. Raises InvalidArgument."""
+    if kind == events.CREATED:
+        known = msgspec.json.decode(payload)  # a copy: the record must not change with the run's own objects
+        return Metadata.changes({field: known[field] for field in _CAPTURED if field in known})
+    return {"title": data["text"]} if kind == events.TITLE else None
 
 
 def _closing(stream: AsyncIterator[Event]) -> AbstractAsyncContextManager[Any]:

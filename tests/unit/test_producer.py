@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from unspool.errors import InvalidEvent
+from unspool.errors import InvalidArgument, InvalidEvent, RunFailed
 from unspool.events import EVENT_BYTES
-from unspool.jobs import Status
+from unspool.jobs import Limits, Status
 from unspool.manager import GenerationManager
 from unspool.options import Options
 from unspool.testing.contract.kit import begin, read, settled
@@ -65,3 +65,28 @@ async def test_ids_and_marks_of_a_delta_are_bounded_as_all_data_is(
     await run.say("b")
     run.finish()
     assert (await settled(manager, user=None)).last_offset == 2
+
+
+async def test_an_event_that_is_refused_changes_nothing(manager: GenerationManager) -> None:
+    """Neither title nor status, nor which part the next text belongs to, nor how the run will have ended."""
+    run = await begin(manager, user=None, limits=Limits(log_bytes=100))
+    generation = await run.generation()
+    await run.say("x" * 50)
+    before = await manager.job("s")
+    for kind, data, error in (
+        ("title", {"text": "T" * 50}, RunFailed),
+        ("approval.requested", {"action_id": "a" * 50}, RunFailed),
+        ("tool.call", {"call_id": "c" * 50, "name": "n"}, RunFailed),
+        ("step.finished", {"id": "s" * 50, "finish_reason": "length"}, RunFailed),
+        ("created", {"user_message": "no object"}, InvalidArgument),
+    ):
+        with pytest.raises(error):
+            await generation.emit(kind, data)
+    await generation._writer.flush()
+    assert await manager.job("s") == before
+    assert not generation.paused
+    assert [part.id for part in generation._open_parts.values()] == ["p1"]
+    run.finish()
+    terminal = (await settled(manager, user=None)).terminal
+    assert terminal is not None
+    assert terminal.data == {"finish_reason": "stop"}
