@@ -17,7 +17,7 @@ import msgspec
 from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
-from unspool.errors import GenerationStopped, InvalidEvent, UnspoolError
+from unspool.errors import GenerationStopped, InvalidEvent, RunFailed, UnspoolError
 from unspool.events import DELTAS, Event, check_event, check_marks, check_size, check_text, encode_data
 from unspool.jobs import GenerationKey, Job, Metadata, Status, call_id
 from unspool.sources import Graph, Sources
@@ -53,6 +53,7 @@ class Generation:
         self.job = job
         self.stopping = asyncio.Event()
         self.verdict = Completed()
+        self.failure: RunFailed | None = None  # why live sources are read no more: the run does not complete
         self._writer = writer
         self._snapshot = snapshot
         self._billing = billing
@@ -210,7 +211,8 @@ class Generation:
         """Hand over live objects that grow while the run goes on, instead of emitting what they gain: see `Sources`.
 
         They are read by `collect`, by `snapshot`, every `Options.poll` seconds, and once more before the seal, however
-        the run ends. Raises InvalidEvent when sources were handed over before, or parts and a graph together.
+        the run ends; a run whose log refuses what they hold fails. Raises InvalidEvent when sources were handed over
+        before, or parts and a graph together.
         """
         if self._sources is not None:
             raise InvalidEvent("this generation has its sources already: hand over all of them in one call")
@@ -224,7 +226,7 @@ class Generation:
             await self._writer.room()
 
     def collect_quietly(self) -> None:
-        """The same on behalf of nobody who could be told of an error, and without waiting: also while it is stopped."""
+        """Collect without waiting and without raising, also while it is stopped. A refused event becomes `failure`."""
         if self._sources is None or (self._writer.full and not self.stopping.is_set()):
             return
         try:
@@ -232,6 +234,10 @@ class Generation:
         except UnspoolError as error:
             _log.warning("%s: its live sources are read no more: %s", self.key, error)
             self._sources = None
+            if isinstance(error, InvalidEvent):
+                self.failure = RunFailed(error.message, code=error.code)
+            elif isinstance(error, RunFailed):
+                self.failure = error
         except Exception:  # noqa: BLE001
             # The application's own objects: they must not keep a generation from its seal.
             _log.exception("%s: its live sources cannot be read, and are read no more", self.key)

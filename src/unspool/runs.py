@@ -20,7 +20,7 @@ from unspool.protocols import Channel, Checkpoint, Hint, JobStore
 from unspool.settlement import Settler, until_available
 from unspool.tail import Tail
 from unspool.tasks import RunFunction, Tasks
-from unspool.terminals import Aborted, Failed, Verdict
+from unspool.terminals import Aborted, Completed, Failed, Verdict
 from unspool.turns import Turns
 from unspool.writer import LogWriter
 
@@ -225,6 +225,8 @@ class Run:
         self.generation.stopping.set()
         if verdict is not None and self._writer.refused is None:
             self.generation.collect_quietly()
+        if self.generation.failure is not None and isinstance(verdict, Completed):
+            verdict = self._verdict(self.generation.failure)
         self._writer.refuse(GenerationStopped(f"{self.generation.job.label} has ended"))
         try:
             if verdict is not None:
