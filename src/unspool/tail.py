@@ -224,12 +224,16 @@ class Tail:
                 raise
             if self.sealed:  # a hint was faster
                 return
+            if self._doubt:  # a hint said otherwise meanwhile
+                continue
             if page.sealed and page.last_offset <= self.held:
                 self.rewind(page.last_offset - 1)
                 continue
             if not page.records:
                 return
             if not self.accept(page.records):
+                if self._doubt:  # a hint has brought what the store does not have
+                    continue
                 self._begin_at(page.records[0].offset)  # the log was trimmed beyond what is held
                 self.accept(page.records)
             if self.held >= page.last_offset:
@@ -237,18 +241,22 @@ class Tail:
 
     async def _verify(self) -> None:
         """Compare what is held with the store, and go back to where they part."""
+        self._doubt = False  # hints that come while the store is read may raise it again
         after = self._first - 1
-        while after < self.held:
-            page = await self.read(after)
-            if not page.records:
-                break
-            for record in page.records:
-                known = self.slice(record.offset - 1, 1)
-                if known and known[0] != record:
-                    self.rewind(record.offset - 1)
-                    return
-            after = page.records[-1].offset
-        self._doubt = False
+        try:
+            while after < self.held:
+                page = await self.read(after)
+                if not page.records:
+                    break
+                for record in page.records:
+                    known = self.slice(record.offset - 1, 1)
+                    if known and known[0] != record:
+                        self.rewind(record.offset - 1)
+                        return
+                after = page.records[-1].offset
+        except Exception:
+            self._doubt = True
+            raise
 
     def rewind(self, to: int) -> None:
         """The store has lost what was read here after this offset, and others have written on: as when a replica that

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unspool.backends.memory import MemoryStore
+from unspool.errors import StoreUnavailable
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import Checkpoint, Hint, NewJob
@@ -149,6 +150,49 @@ async def test_an_end_that_comes_while_the_store_is_read_stays() -> None:
     await made._repair
     assert (made.held, made.sealed, told.rewinds) == (2, True, [])
     assert made.slice(1) == [end]
+
+
+@pytest.mark.parametrize("hinted", ["lost", "true, of what was lost"])
+async def test_a_hint_while_the_store_is_read_mixes_no_two_histories(hinted: str) -> None:
+    """What a failover has lost comes by a hint when the answer of the store is on its way, or was there before and the
+    hint tells the truth: whoever read what was lost is told."""
+    lost, true = (Record(2, "text.delta", b'{"part_id":"p","text":"%b"}' % word) for word in (b"lost", b"true"))
+    store, told = await filled(1), Told()
+    await store.append(KEY, 1, [true])
+    faulty = FaultyStore(store, verbs=frozenset({"read"}))
+    made = tail(store, window=100)
+    made._store = faulty.as_store()
+    made.viewers[told] = None
+    made.accept([*records(1, 1), lost] if hinted != "lost" else records(1, 1))
+    faulty.gate = asyncio.Event()
+    made.repair_soon()
+    while "read" not in faulty.calls:
+        await asyncio.sleep(0)
+    made.hint(Hint(KEY, 2, [lost if hinted == "lost" else true]))
+    faulty.gate.set()
+    assert made._repair is not None
+    await made._repair
+    assert (made.held, told.rewinds) == (2, [1])
+    assert made.slice(1) == [true]
+
+
+async def test_a_doubt_outlasts_a_store_that_is_away() -> None:
+    """What a hint said otherwise is looked at when the store is back."""
+    true = Record(2, "text.delta", b'{"part_id":"p","text":"true"}')
+    store, told = await filled(1), Told()
+    await store.append(KEY, 1, [true])
+    faulty = FaultyStore(store)
+    made = tail(store, window=100)
+    made._store = faulty.as_store()
+    made.viewers[told] = None
+    made.accept(records(1, 2))
+    faulty.down = True
+    made.hint(Hint(KEY, 2, [true]))
+    with pytest.raises(StoreUnavailable):
+        await made.repair()
+    faulty.down = False
+    await made.repair()
+    assert (made.slice(1), told.rewinds) == ([true], [1])
 
 
 async def test_hints_that_come_twice_raise_no_doubt() -> None:
