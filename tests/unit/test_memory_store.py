@@ -78,6 +78,16 @@ async def test_the_one_that_ended_first_goes_first() -> None:
         await store.get("sixth")
 
 
+async def test_a_creation_that_is_refused_has_evicted_nothing() -> None:
+    """A running generation was replaced in a full store: what ended makes room only for what is made."""
+    store = MemoryStore(max_jobs=2)
+    for name in "aba":
+        await made(store, name)
+    with pytest.raises(CapacityExceeded):
+        await made(store, "c")
+    assert (await store.get("a", 1)).settled
+
+
 async def test_replacing_needs_no_free_place() -> None:
     """A full store still takes the next turn of a running stream; the count stays within the bound once it ends."""
     store = MemoryStore(max_jobs=1)

@@ -179,17 +179,14 @@ class MemoryStore:
         return created
 
     def _make_room(self, *, replacing: bool) -> None:
-        while len(self._active) + len(self._settled) >= self._max_jobs:
-            oldest = next(iter(self._settled), None)
-            if oldest is not None:
-                self._forget(oldest)
-            elif replacing:
-                return  # the one replaced is settled by this very step, and makes room for the next
-            else:
-                raise CapacityExceeded(
-                    f"all {self._max_jobs} places are taken by running generations; try again later",
-                    limit=self._max_jobs,
-                )
+        # One that is replaced is settled by this very step, and makes room for the next.
+        if len(self._active) >= self._max_jobs and not replacing:
+            raise CapacityExceeded(
+                f"all {self._max_jobs} places are taken by running generations; try again later",
+                limit=self._max_jobs,
+            )
+        while self._settled and len(self._active) + len(self._settled) >= self._max_jobs:
+            self._forget(next(iter(self._settled)))
 
     def _forget(self, key: GenerationKey) -> None:
         entry = self._settled.pop(key)
