@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from unspool.errors import InvalidArgument
-from unspool.events import Record, encode_data
+from unspool.events import Record, check_depth, encode_data
 
 
 class Status(StrEnum):
@@ -255,7 +255,8 @@ class Metadata(msgspec.Struct, frozen=True):
     def of(cls, fields: Mapping[str, Any] | None) -> Metadata:
         """From what a caller gave. Raises InvalidArgument, naming the field that is unknown or of the wrong type."""
         try:
-            found = msgspec.json.decode(encode_data(dict(fields or {}), where="metadata"), type=_StrictMetadata)
+            known = check_depth(encode_data(dict(fields or {}), where="metadata"), where="metadata")
+            found = msgspec.json.decode(known, type=_StrictMetadata)
         except msgspec.ValidationError as error:
             raise InvalidArgument(
                 f"metadata is not valid: {error}; fields are {', '.join(cls.__struct_fields__)}, and what is your own "

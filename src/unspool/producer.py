@@ -18,7 +18,7 @@ from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
 from unspool.errors import GenerationStopped, InvalidEvent, RunFailed, UnspoolError
-from unspool.events import DELTAS, Event, check_event, check_marks, check_size, check_text, encode_data
+from unspool.events import DELTAS, Event, check_event, check_marks, check_text, encode_bounded
 from unspool.jobs import GenerationKey, Job, Metadata, Status, call_id
 from unspool.sources import Graph, Sources
 from unspool.terminals import Completed
@@ -106,7 +106,7 @@ class Generation:
         if kind in DELTAS:
             self._put_delta(kind, data, internal)
         else:
-            payload = check_size(encode_data(data, where=f"data of {kind!r}"), where=f"data of {kind!r}")
+            payload = encode_bounded(data, where=f"data of {kind!r}")
             metadata = _captured(kind, data, payload)
             self._writer.put(kind, payload, internal)
             # From here on nothing refuses the event: one that is refused changes nothing.
@@ -259,7 +259,7 @@ class Generation:
         """Say what the terminal record will carry when the run returns; a run that fails afterwards still fails."""
         final = dict(message) if message is not None else self.verdict.message
         if final is not None:
-            check_size(encode_data(final, where="message"), where="message")
+            encode_bounded(final, where="message")
         self.verdict = Completed(finish_reason or self.verdict.finish_reason, final)
 
     async def snapshot(self) -> Snapshot:
@@ -293,9 +293,9 @@ class Generation:
         part_id = fields.pop(name, None)
         fields.pop("internal", None)
         if part_id is not None and not (len(part_id) <= _ID_CHARS and part_id.isascii()):
-            check_size(encode_data(part_id, where=name), where=name)
+            encode_bounded(part_id, where=name)
         # Encoded now: they may be changed by whoever emitted them before an append takes them.
-        marks = check_size(encode_data(fields, where=kind), where=kind) if fields else b""
+        marks = encode_bounded(fields, where=kind) if fields else b""
         if kind == events.TOOL_ARGS_DELTA:
             part = Part(kind, data["call_id"], marks, internal)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from unspool.lanes import Encoder, Lane, lane_of
 from unspool.projection import P, Projection, Projector, stored
 from unspool.protocols import Hint, JobStore, Page, current, lost
 from unspool.resume import sync_record
+
+_log = logging.getLogger("unspool.tail")
 
 PAGE: Final = 512
 """Records that one read of the store asks for."""
@@ -109,7 +112,11 @@ class Tail:
             size -= len(self._records[cut].payload)
             cut += 1
         if self._fold.offset + 1 >= self._first:
-            self._advance(self._records[:cut])
+            try:
+                self._advance(self._records[:cut])
+            except Exception:  # noqa: BLE001
+                # Whoever asks for the content will be told; the run that has just written has done nothing wrong.
+                _log.exception("%s: record %d cannot be folded", self.key, self._fold.offset + 1)
         del self._records[:cut]
         self._first += cut
         for kind, lane in list(self._lanes.items()):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from unspool.errors import InvalidArgument
-from unspool.events import encode_data
+from unspool.events import check_depth, encode_data
 from unspool.jobs import Task, check_id
 from unspool.producer import Generation
 
@@ -43,7 +43,7 @@ class Tasks:
         if run not in self._runs:
             known = ", ".join(sorted(self._runs)) or "none"
             raise InvalidArgument(f"no run is registered as {run!r}; known are: {known}")
-        copy = msgspec.json.decode(encode_data(dict(args or {}), where="args"))
+        copy = msgspec.json.decode(check_depth(encode_data(dict(args or {}), where="args"), where="args"))
         return Task(run, copy, resume=on_owner_lost == "resume")
 
     async def call(self, run: RunFunction | Task, generation: Generation) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,3 +238,18 @@ async def test_simultaneous_snapshots_agree() -> None:
     for snapshot in [*await asking, await made.snapshot()]:
         assert snapshot.text == "".join(f"{n} " for n in range(1, snapshot.offset + 1))
     assert (await made.snapshot()).offset == 2010
+
+
+async def test_a_record_that_cannot_be_folded_concerns_only_those_who_ask(caplog: pytest.LogCaptureFixture) -> None:
+    """The tail takes what follows and keeps its window; each snapshot is refused, none leaves the record out."""
+    store = await filled(2)
+    bad = Record(3, "text.delta", b"no json")
+    await store.append(KEY, 1, [bad, *records(4, 40)])
+    made = tail(store, window=8)
+    for record in [*records(1, 2), bad, *records(4, 40)]:
+        assert made.accept([record])
+    assert len(made._records) <= 8
+    assert len(caplog.records) == 1
+    for _ in range(2):
+        with pytest.raises(msgspec.DecodeError):
+            await made.snapshot()
