@@ -166,9 +166,9 @@ def check_text(text: object, *, where: str = "text") -> str:
 
 def check_marks(kind: str, data: Mapping[str, Any]) -> None:
     """Refuse marks that are no strings: the fold finds parts by them. Raises InvalidEvent."""
-    for mark in MARKS:
-        if data.get(mark) is not None and not isinstance(data[mark], str):
-            raise InvalidEvent(f"{mark!r} of {kind!r} must be a string, not {type(data[mark]).__name__}")
+    for mark, value in data.items():
+        if mark in MARKS and value is not None and not isinstance(value, str):
+            raise InvalidEvent(f"{mark!r} of {kind!r} must be a string, not {type(value).__name__}")
 
 
 def check_event(event: Event) -> None:
