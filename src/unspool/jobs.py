@@ -6,6 +6,7 @@ then its status never changes again. `TRANSITIONS` is that law as data, and the 
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from enum import Enum, StrEnum
@@ -217,12 +218,19 @@ class Limits(msgspec.Struct, frozen=True):
     """Bounds of one generation; 0 switches a bound off.
 
     `stall`: seconds without an event before it is aborted. `duration`: seconds in all before it is aborted.
-    `log_bytes`: bytes of event JSON before it fails.
+    `log_bytes`: bytes of event JSON before it fails. Raises InvalidArgument, naming the field, for anything else.
     """
 
     stall: float = 600.0
     duration: float = 0.0
     log_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value, whole = getattr(self, name), name == "log_bytes"
+            if not isinstance(value, int if whole else int | float) or not 0 <= value < math.inf:
+                unit = "bytes" if whole else "seconds"
+                raise InvalidArgument(f"{name} must be 0 or more {unit}, not {value!r}; 0 switches the bound off")
 
 
 class Task(msgspec.Struct, frozen=True):

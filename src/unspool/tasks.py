@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -36,6 +36,8 @@ class Tasks:
         self, run: RunFunction | str, args: Mapping[str, Any] | None, on_owner_lost: OwnerLost
     ) -> RunFunction | Task:
         """What is to be begun: a run by name as a job can keep it, any other one as it is. Raises InvalidArgument."""
+        if on_owner_lost not in get_args(OwnerLost):
+            raise InvalidArgument(f"on_owner_lost must be 'fail' or 'resume', not {on_owner_lost!r}")
         if not isinstance(run, str):
             if args is not None or on_owner_lost != "fail":
                 raise InvalidArgument("args and on_owner_lost are for runs by name: register it, and give its name")
