@@ -115,7 +115,7 @@ class Tail:
             try:
                 self._advance(self._records[:cut])
             except Exception:  # noqa: BLE001
-                # Whoever asks for the content will be told; the run that has just written has done nothing wrong.
+                # A caller who asks for the content gets the error. The run that has just written must not end by it.
                 _log.exception("%s: record %d cannot be folded", self.key, self._fold.offset + 1)
         del self._records[:cut]
         self._first += cut
@@ -231,7 +231,7 @@ class Tail:
                 raise
             if self.sealed:  # a hint was faster
                 return
-            if self._doubt:  # a hint said otherwise meanwhile
+            if self._doubt:  # a hint disagreed while the store was read
                 continue
             if page.sealed and page.last_offset <= self.held:
                 self.rewind(page.last_offset - 1)
@@ -239,7 +239,7 @@ class Tail:
             if not page.records:
                 return
             if not self.accept(page.records):
-                if self._doubt:  # a hint has brought what the store does not have
+                if self._doubt:  # a hint brought a record that the store does not have
                     continue
                 self._begin_at(page.records[0].offset)  # the log was trimmed beyond what is held
                 self.accept(page.records)

@@ -31,8 +31,10 @@ _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Part(NamedTuple):
-    """What a delta goes on with: neighbours of one part merge. `id`: of the part, or of the call. `marks`: the other
-    fields as a JSON object, encoded when they were emitted; empty when there are none."""
+    """The part that a delta continues: neighbours of one part merge. `id`: of the part, or of the call.
+
+    `marks`: the other fields as a JSON object, encoded when they were emitted; empty when there are none.
+    """
 
     type: str
     id: str
@@ -238,7 +240,7 @@ class LogWriter:
 
     async def room(self) -> None:
         """Wait until the backlog has room. Raises what `refused` says."""
-        # What others put meanwhile does not count: a busy task of the run would hold up the others for ever.
+        # Later puts do not count: a busy task of the run would block the other tasks for ever.
         beyond = self._done + self._in_flight + self._queued - self._backlog
         while self._done <= beyond:
             if self.refused is not None:

@@ -123,7 +123,7 @@ async def test_an_outage_at_the_end_is_waited_out() -> None:
 async def test_a_checkpoint_that_cannot_be_saved_is_tried_when_the_next_is_due(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Not at every append: it is said once, and the run goes on to its end."""
+    """Not at every append: it is logged once, and the run completes."""
     inner = MemoryStore()
     tried = 0
 

@@ -73,7 +73,7 @@ def test_a_second_reading_of_the_same_tells_nothing() -> None:
 
 
 def test_what_was_refused_is_told_at_the_next_reading() -> None:
-    """Whoever takes the events stops at one that no log may hold: it was not told, and what came before it was."""
+    """A reading stops at an event that no log may hold: that one was not told, and those before it were."""
     tool: dict[str, Any] = {"type": "tool", "call_id": "c", "name": "t", "arguments": '{"q":'}
     parts: list[dict[str, Any] | None] = [tool]
     usage: list[dict[str, Any]] = []

@@ -155,8 +155,8 @@ async def test_an_end_that_comes_while_the_store_is_read_stays() -> None:
 
 @pytest.mark.parametrize("hinted", ["lost", "true, of what was lost"])
 async def test_a_hint_while_the_store_is_read_mixes_no_two_histories(hinted: str) -> None:
-    """What a failover has lost comes by a hint when the answer of the store is on its way, or was there before and the
-    hint tells the truth: whoever read what was lost is told."""
+    """A hint brings a record that a failover has lost while the answer of the store is on its way; or such a record is
+    held, and the hint brings the true one. Viewers that were shown the lost record are rewound."""
     lost, true = (Record(2, "text.delta", b'{"part_id":"p","text":"%b"}' % word) for word in (b"lost", b"true"))
     store, told = await filled(1), Told()
     await store.append(KEY, 1, [true])

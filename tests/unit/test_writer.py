@@ -167,8 +167,8 @@ async def test_a_slow_store_paces_the_run() -> None:
 
 
 @pytest.mark.parametrize("waits", ["flush", "room"])
-async def test_events_that_come_later_hold_up_nobody_who_waits(waits: str) -> None:
-    """A busy task of the run keeps the backlog full; another one waits for what was there before, and no longer."""
+async def test_later_events_block_no_task_that_waits(waits: str) -> None:
+    """A busy task of the run keeps the backlog full; another task waits for the events before its call, no longer."""
     log = await Log(backlog=4, delay=0.01).create()
 
     async def busy() -> None:

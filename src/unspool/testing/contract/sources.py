@@ -149,7 +149,7 @@ class TestSources:
         assert (await manager.snapshot("s", user="u")).text == "abc!d"
 
     async def test_a_run_whose_live_content_did_not_all_get_into_the_log_fails(self, cluster: Cluster) -> None:
-        """Also where nobody called `collect`: by the bound of the log, or by what no log may hold. A stop stays one."""
+        """Without any call of `collect`: by the bound of the log, or by what no log may hold. A stop stays a stop."""
         manager = await cluster.replica("a")
 
         async def ended(stream: str, parts: list[dict[str, Any] | None], **more: Any) -> dict[str, Any]:
