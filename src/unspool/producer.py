@@ -257,10 +257,12 @@ class Generation:
 
     def finish(self, *, message: Mapping[str, Any] | None = None, finish_reason: str | None = None) -> None:
         """Say what the terminal record will carry when the run returns; a run that fails afterwards still fails."""
-        final = dict(message) if message is not None else self.verdict.message
-        if final is not None:
-            encode_bounded(final, where="message")
-        self.verdict = Completed(finish_reason or self.verdict.finish_reason, final)
+        reason, final = self.verdict.finish_reason, self.verdict.message
+        if finish_reason:
+            reason = check_text(finish_reason, where="finish_reason")
+        if message is not None:  # a copy: the run may change its own objects until the seal
+            final = msgspec.json.decode(encode_bounded(dict(message), where="message"))
+        self.verdict = Completed(reason, final)
 
     async def snapshot(self) -> Snapshot:
         """The content so far, with all that was emitted before this call. A copy."""
@@ -294,7 +296,7 @@ class Generation:
         fields.pop("internal", None)
         if part_id is not None and not (len(part_id) <= _ID_CHARS and part_id.isascii()):
             encode_bounded(part_id, where=name)
-        # Encoded now: they may be changed by whoever emitted them before an append takes them.
+        # Encoded now: the run may change its objects before an append takes them.
         marks = encode_bounded(fields, where=kind) if fields else b""
         if kind == events.TOOL_ARGS_DELTA:
             part = Part(kind, data["call_id"], marks, internal)

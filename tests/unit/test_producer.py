@@ -55,7 +55,7 @@ async def test_marks_of_a_delta_are_those_of_the_moment_in_which_it_was_emitted(
 async def test_ids_and_marks_of_a_delta_are_bounded_as_all_data_is(
     manager: GenerationManager, kind: str, more: dict[str, str]
 ) -> None:
-    """What no log may hold is refused in the call that brought it; the run goes on."""
+    """They are refused in the call that brought them; the run continues."""
     run = await begin(manager, user=None)
     generation = await run.generation()
     name = "part_id" if kind == "text.delta" else "call_id"
@@ -90,3 +90,18 @@ async def test_an_event_that_is_refused_changes_nothing(manager: GenerationManag
     terminal = (await settled(manager, user=None)).terminal
     assert terminal is not None
     assert terminal.data == {"finish_reason": "stop"}
+
+
+async def test_the_final_message_is_what_it_was_when_it_was_given(manager: GenerationManager) -> None:
+    """Changed afterwards, also to what is no JSON: the run is sealed with what it was."""
+    run = await begin(manager, user=None)
+    generation = await run.generation()
+    message: dict[str, Any] = {"text": "final", "parts": [1]}
+    generation.finish(message=message)
+    message["parts"].append(object())
+    with pytest.raises(InvalidEvent):
+        generation.finish(finish_reason="\ud800")
+    run.finish()
+    terminal = (await settled(manager, user=None)).terminal
+    assert terminal is not None
+    assert terminal.data == {"finish_reason": "stop", "message": {"text": "final", "parts": [1]}}
