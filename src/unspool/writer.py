@@ -212,8 +212,9 @@ class LogWriter:
         taken, self._pending = self._pending[:cut], self._pending[cut:]
         if not self._pending:
             self._growing = None
-        left = sum(item.puts for item in self._pending)
-        self._in_flight, self._queued = self._queued - left, left
+        # A change of the job is in the first append, but counts with the last: events before it are not done earlier.
+        puts = sum(item.puts for item in taken) if self._pending else self._queued
+        self._in_flight, self._queued = puts, self._queued - puts
         self._taken += size
         return taken
 

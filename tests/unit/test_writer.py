@@ -19,7 +19,7 @@ from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import NewJob
 from unspool.testing.faults import FaultyStore
 from unspool.turns import Turns
-from unspool.writer import MERGED_CHARS, LogWriter, Part
+from unspool.writer import BATCH_BYTES, MERGED_CHARS, LogWriter, Part
 
 pytestmark = pytest.mark.virtual_time
 
@@ -184,6 +184,20 @@ async def test_later_events_block_no_task_that_waits(waits: str) -> None:
         await getattr(log.writer, waits)()
     assert len(log.published) <= 2 * 4
     task.cancel()
+
+
+async def test_a_change_of_the_job_shortens_no_wait_for_events() -> None:
+    """It is written with the first of several appends; a task that waits for the events waits for the last of them."""
+    log = await Log(backlog=100).create()
+    for _ in range(2):
+        log.writer.put("custom", b'{"name":"%b"}' % (b"x" * BATCH_BYTES), False)
+    flushed = asyncio.create_task(log.writer.flush())
+    await asyncio.sleep(0)
+    log.writer.put_metadata({"title": "T"})
+    await flushed
+    assert len(log.published) == 2
+    await log.writer.flush()
+    assert log.store.calls["append"] == 2
 
 
 async def test_an_outage_loses_and_reorders_nothing() -> None:
