@@ -128,12 +128,10 @@ class Fold:
             return
         if record.offset <= self.offset:
             return
-        self.offset = record.offset
-        if record.internal and record.type != events.USAGE:
-            return
         step = _STEPS.get(record.type)
-        if step is not None:
+        if step is not None and (not record.internal or record.type == events.USAGE):
             step(self, record)
+        self.offset = record.offset  # last: one that cannot be read is not covered
 
     def apply_all(self, records: Iterable[Record]) -> None:
         for record in records:

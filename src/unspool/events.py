@@ -77,7 +77,12 @@ MARKS: Final = ("part_id", "agent", "group", "step")
 EVENT_BYTES: Final = 1024 * 1024
 """Bytes of JSON that the data of one event may have: what is larger would hold up all that shares its way."""
 
+EVENT_DEPTH: Final = 256
+"""Levels of arrays and objects in the data of one event: JSON much deeper could be written, and not be read again."""
+
 _MAX_TYPE: Final = 128
+_NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _RESERVED: Final = frozenset({*TERMINAL, SYNC, "open", "error"})
 
 
@@ -122,13 +127,28 @@ def encode_data(data: object, *, where: str = "data") -> bytes:
         raise InvalidEvent(f"{where} cannot be written as JSON: {error}") from error
 
 
-def check_size(payload: bytes, *, where: str) -> bytes:
-    """`payload` itself when an event may be so large. Raises InvalidEvent."""
+def encode_bounded(data: object, *, where: str = "data") -> bytes:
+    """JSON bytes of what a run emits. Raises InvalidEvent, also for what is too large or nested too deeply."""
+    payload = encode_data(data, where=where)
     if len(payload) > EVENT_BYTES:
         raise InvalidEvent(
             f"{where} has {len(payload)} bytes of JSON, and an event may have {EVENT_BYTES}: "
             "keep the content in a file or an object store, and emit a link to it"
         )
+    return check_depth(payload, where=where)
+
+
+def check_depth(payload: bytes, *, where: str) -> bytes:
+    """`payload` itself when no reader is too deep in its own calls to decode it. Raises InvalidEvent."""
+    if payload.count(b"[") + payload.count(b"{") <= EVENT_DEPTH:
+        return payload
+    bare = payload.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in payload else payload
+    # Brackets of one kind and quotes; then what is between quotes goes, and pairs of brackets level by level.
+    brackets = b"".join(bare.translate(_ONE_KIND, _NO_STRUCTURE).replace(b'""', b"").split(b'"')[::2])
+    for _ in range(EVENT_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise InvalidEvent(f"{where} is nested more than {EVENT_DEPTH} levels deep: emit it as a string of JSON")
     return payload
 
 
@@ -146,9 +166,9 @@ def check_text(text: object, *, where: str = "text") -> str:
 
 def check_marks(kind: str, data: Mapping[str, Any]) -> None:
     """Refuse marks that are no strings: the fold finds parts by them. Raises InvalidEvent."""
-    for mark in MARKS:
-        if data.get(mark) is not None and not isinstance(data[mark], str):
-            raise InvalidEvent(f"{mark!r} of {kind!r} must be a string, not {type(data[mark]).__name__}")
+    for mark, value in data.items():
+        if mark in MARKS and value is not None and not isinstance(value, str):
+            raise InvalidEvent(f"{mark!r} of {kind!r} must be a string, not {type(value).__name__}")
 
 
 def check_event(event: Event) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
+
+_log = logging.getLogger("unspool.followers")
 
 EACH_TURN: Final = 64
 """Followers that are told in one turn of the loop: well below a millisecond, also where each of them writes."""
@@ -20,7 +23,7 @@ class Follower(Protocol):
     """Who is told when a log has changed."""
 
     def changed(self) -> None:
-        """There may be more. Must not raise."""
+        """There may be more. What it raises is logged."""
         ...
 
     def rewound(self, to: int) -> None:
@@ -43,22 +46,28 @@ class Followers(dict[Follower, None]):
         if self._rest is not None:
             self._again = True
         elif len(self) <= EACH_TURN:
-            for follower in list(self):
-                follower.changed()
+            _tell(list(self))
         else:
             self._rest = iter(list(self))
             self._tell_some()
 
     def _tell_some(self) -> None:
         assert self._rest is not None
-        told = 0
-        for follower in itertools.islice(self._rest, EACH_TURN):
-            follower.changed()
-            told += 1
-        if told == EACH_TURN:
+        if _tell(itertools.islice(self._rest, EACH_TURN)) == EACH_TURN:
             asyncio.get_running_loop().call_soon(self._tell_some)
             return
         self._rest = None
         if self._again:
             self._again = False
             self.tell()
+
+
+def _tell(followers: Iterable[Follower]) -> int:
+    """Tell each of them, whatever the others raise; how many they were."""
+    told = 0
+    for told, follower in enumerate(followers, 1):  # noqa: B007  (it is what is returned)
+        try:
+            follower.changed()
+        except Exception:  # noqa: BLE001
+            _log.exception("a follower failed to be told; the others are")
+    return told

@@ -6,6 +6,7 @@ then its status never changes again. `TRANSITIONS` is that law as data, and the 
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from enum import Enum, StrEnum
@@ -17,7 +18,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from unspool.errors import InvalidArgument
-from unspool.events import Record, encode_data
+from unspool.events import Record, check_depth, encode_data
 
 
 class Status(StrEnum):
@@ -217,12 +218,19 @@ class Limits(msgspec.Struct, frozen=True):
     """Bounds of one generation; 0 switches a bound off.
 
     `stall`: seconds without an event before it is aborted. `duration`: seconds in all before it is aborted.
-    `log_bytes`: bytes of event JSON before it fails.
+    `log_bytes`: bytes of event JSON before it fails. Raises InvalidArgument, naming the field, for anything else.
     """
 
     stall: float = 600.0
     duration: float = 0.0
     log_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value, whole = getattr(self, name), name == "log_bytes"
+            if not isinstance(value, int if whole else int | float) or not 0 <= value < math.inf:
+                unit = "bytes" if whole else "seconds"
+                raise InvalidArgument(f"{name} must be 0 or more {unit}, not {value!r}; 0 switches the bound off")
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -255,7 +263,8 @@ class Metadata(msgspec.Struct, frozen=True):
     def of(cls, fields: Mapping[str, Any] | None) -> Metadata:
         """From what a caller gave. Raises InvalidArgument, naming the field that is unknown or of the wrong type."""
         try:
-            found = msgspec.json.decode(encode_data(dict(fields or {}), where="metadata"), type=_StrictMetadata)
+            known = check_depth(encode_data(dict(fields or {}), where="metadata"), where="metadata")
+            found = msgspec.json.decode(known, type=_StrictMetadata)
         except msgspec.ValidationError as error:
             raise InvalidArgument(
                 f"metadata is not valid: {error}; fields are {', '.join(cls.__struct_fields__)}, and what is your own "

@@ -17,8 +17,8 @@ import msgspec
 from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
-from unspool.errors import GenerationStopped, InvalidEvent, UnspoolError
-from unspool.events import DELTAS, Event, check_event, check_marks, check_size, check_text, encode_data
+from unspool.errors import GenerationStopped, InvalidEvent, RunFailed, UnspoolError
+from unspool.events import DELTAS, Event, check_event, check_marks, check_text, encode_bounded
 from unspool.jobs import GenerationKey, Job, Metadata, Status, call_id
 from unspool.sources import Graph, Sources
 from unspool.terminals import Completed
@@ -31,7 +31,8 @@ _log = logging.getLogger("unspool")
 _CAPTURED: Final = ("conversation_id", "user_message", "response_id", "sender", "model")
 _ATTEMPTS: Final = 10_000
 """Model calls of one step that a run makes at most: those of a run that is gone on with have numbers of their own."""
-_NO_MARKS: Final[Mapping[str, Any]] = {}
+_ID_CHARS: Final = 256
+"""Up to which an ASCII id of a part can be written as it is, and is small."""
 _BREAKS: Final = frozenset(
     {events.TOOL_CALL, events.AGENT_UPDATE, events.FILE, events.SOURCE, events.STEER_APPLIED, events.STEP_STARTED}
 )
@@ -52,6 +53,7 @@ class Generation:
         self.job = job
         self.stopping = asyncio.Event()
         self.verdict = Completed()
+        self.failure: RunFailed | None = None  # why live sources are read no more: the run does not complete
         self._writer = writer
         self._snapshot = snapshot
         self._billing = billing
@@ -104,11 +106,15 @@ class Generation:
         if kind in DELTAS:
             self._put_delta(kind, data, internal)
         else:
-            payload = check_size(encode_data(data, where=f"data of {kind!r}"), where=f"data of {kind!r}")
+            payload = encode_bounded(data, where=f"data of {kind!r}")
+            metadata = _captured(kind, data, payload)
+            self._writer.put(kind, payload, internal)
+            # From here on nothing refuses the event: one that is refused changes nothing.
+            if metadata:
+                self._writer.put_metadata(metadata)
             if kind in _BREAKS:
                 self._open_parts.pop(data.get("agent"), None)
-            self._capture(kind, data, payload)  # first: it may refuse the event
-            self._writer.put(kind, payload, internal)
+            self._note(kind, data)
 
     async def text(self, text: str, **marks: str) -> None:
         """Emit a piece of text. `marks`: `part_id`, `agent`, `group`, `step`; without a part id it goes on with the
@@ -121,7 +127,7 @@ class Generation:
         else:
             part = self._open_parts.get(None)
             if part is None or part.type != events.TEXT_DELTA or part.marks or part.internal:
-                part = self._part(events.TEXT_DELTA, None, None, _NO_MARKS, False)
+                part = self._part(events.TEXT_DELTA, None, None, b"", False)
             self._writer.put_delta(part, check_text(text))
         if self._writer.full:
             await self._writer.room()
@@ -205,7 +211,8 @@ class Generation:
         """Hand over live objects that grow while the run goes on, instead of emitting what they gain: see `Sources`.
 
         They are read by `collect`, by `snapshot`, every `Options.poll` seconds, and once more before the seal, however
-        the run ends. Raises InvalidEvent when sources were handed over before, or parts and a graph together.
+        the run ends; a run whose log refuses what they hold fails. Raises InvalidEvent when sources were handed over
+        before, or parts and a graph together.
         """
         if self._sources is not None:
             raise InvalidEvent("this generation has its sources already: hand over all of them in one call")
@@ -219,7 +226,7 @@ class Generation:
             await self._writer.room()
 
     def collect_quietly(self) -> None:
-        """The same on behalf of nobody who could be told of an error, and without waiting: also while it is stopped."""
+        """Collect without waiting and without raising, also while it is stopped. A refused event becomes `failure`."""
         if self._sources is None or (self._writer.full and not self.stopping.is_set()):
             return
         try:
@@ -227,6 +234,10 @@ class Generation:
         except UnspoolError as error:
             _log.warning("%s: its live sources are read no more: %s", self.key, error)
             self._sources = None
+            if isinstance(error, InvalidEvent):
+                self.failure = RunFailed(error.message, code=error.code)
+            elif isinstance(error, RunFailed):
+                self.failure = error
         except Exception:  # noqa: BLE001
             # The application's own objects: they must not keep a generation from its seal.
             _log.exception("%s: its live sources cannot be read, and are read no more", self.key)
@@ -246,10 +257,12 @@ class Generation:
 
     def finish(self, *, message: Mapping[str, Any] | None = None, finish_reason: str | None = None) -> None:
         """Say what the terminal record will carry when the run returns; a run that fails afterwards still fails."""
-        final = dict(message) if message is not None else self.verdict.message
-        if final is not None:
-            check_size(encode_data(final, where="message"), where="message")
-        self.verdict = Completed(finish_reason or self.verdict.finish_reason, final)
+        reason, final = self.verdict.finish_reason, self.verdict.message
+        if finish_reason:
+            reason = check_text(finish_reason, where="finish_reason")
+        if message is not None:  # a copy: the run may change its own objects until the seal
+            final = msgspec.json.decode(encode_bounded(dict(message), where="message"))
+        self.verdict = Completed(reason, final)
 
     async def snapshot(self) -> Snapshot:
         """The content so far, with all that was emitted before this call. A copy."""
@@ -275,27 +288,29 @@ class Generation:
             raise GenerationStopped(f"{self.job.label} was stopped; {kind} came too late")
 
     def _put_delta(self, kind: str, data: Mapping[str, Any], internal: bool) -> None:
-        name = DELTAS[kind]
-        marks = {field: value for field, value in data.items() if field not in ("text", name, "internal")}
         text = check_text(data["text"])
+        name = DELTAS[kind]
+        fields = {**data}
+        del fields["text"]
+        part_id = fields.pop(name, None)
+        fields.pop("internal", None)
+        if part_id is not None and not (len(part_id) <= _ID_CHARS and part_id.isascii()):
+            encode_bounded(part_id, where=name)
+        # Encoded now: the run may change its objects before an append takes them.
+        marks = encode_bounded(fields, where=kind) if fields else b""
         if kind == events.TOOL_ARGS_DELTA:
-            encode_data(marks, where=f"data of {kind!r}")
-            part = Part(kind, check_text(data["call_id"]), marks, internal)
+            part = Part(kind, data["call_id"], marks, internal)
         else:
-            part = self._part(kind, data.get("agent"), data.get("part_id"), marks, internal)
+            part = self._part(kind, data.get("agent"), part_id, marks, internal)
         self._writer.put_delta(part, text)
 
-    def _part(
-        self, kind: str, agent: str | None, part_id: str | None, marks: Mapping[str, Any], internal: bool
-    ) -> Part:
+    def _part(self, kind: str, agent: str | None, part_id: str | None, marks: bytes, internal: bool) -> Part:
         """The part that a delta belongs to: the one that it names, else the one that its agent's last delta went to."""
         opened = self._open_parts.get(agent)
         if opened is not None and opened.type == kind and (part_id is None or part_id == opened.id):
             if opened.marks == marks and opened.internal is internal:
                 return opened
             part_id = opened.id
-        if marks:
-            encode_data(marks, where=f"data of {kind!r}")
         if part_id is None:
             self._parts += 1
             # What an earlier attempt began is not gone on with: nobody knows what it was about to say.
@@ -303,14 +318,9 @@ class Generation:
         part = self._open_parts[agent] = Part(kind, part_id, marks, internal)
         return part
 
-    def _capture(self, kind: str, data: Mapping[str, Any], payload: bytes) -> None:
-        """What an event says about the whole job goes into its record, in the same append."""
-        if kind == events.CREATED:
-            known = msgspec.json.decode(payload)  # a copy: the record must not change with the run's own objects
-            self._writer.put_metadata(Metadata.changes({field: known[field] for field in _CAPTURED if field in known}))
-        elif kind == events.TITLE:
-            self._writer.put_metadata({"title": data["text"]})
-        elif kind == events.STEP_FINISHED and isinstance(data.get("finish_reason"), str):
+    def _note(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take up what an event says about the state of the job, which changes in the same append."""
+        if kind == events.STEP_FINISHED and isinstance(data.get("finish_reason"), str):
             self.finish(finish_reason=data["finish_reason"])
         elif kind == events.APPROVAL_REQUESTED:
             if not self._pending_approvals:
@@ -320,6 +330,14 @@ class Generation:
             self._pending_approvals.discard(data["action_id"])
             if not self._pending_approvals:
                 self._writer.put_status(Status.RUNNING)
+
+
+def _captured(kind: str, data: Mapping[str, Any], payload: bytes) -> dict[str, Any] | None:
+    """The job's metadata that an event sets, in the same append. Raises InvalidArgument."""
+    if kind == events.CREATED:
+        known = msgspec.json.decode(payload)  # a copy: the record must not change with the run's own objects
+        return Metadata.changes({field: known[field] for field in _CAPTURED if field in known})
+    return {"title": data["text"]} if kind == events.TITLE else None
 
 
 def _closing(stream: AsyncIterator[Event]) -> AbstractAsyncContextManager[Any]:

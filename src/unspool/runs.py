@@ -20,7 +20,7 @@ from unspool.protocols import Channel, Checkpoint, Hint, JobStore
 from unspool.settlement import Settler
 from unspool.tail import Tail
 from unspool.tasks import RunFunction, Tasks
-from unspool.terminals import Aborted, Failed, Verdict
+from unspool.terminals import Aborted, Completed, Failed, Verdict
 from unspool.turns import Turns
 from unspool.writer import LogWriter
 
@@ -63,6 +63,7 @@ class Run:
         self._grace: asyncio.TimerHandle | None = None
         self._due = self._next_due(0)
         self._keeper: asyncio.Task[None] | None = None
+        self._keeps = True  # no checkpoint has failed yet for a reason that was not foreseen
         self._writer = LogWriter(
             store, job.key, job.lease.epoch, self._publish, self._on_lost, self._held, turns,
             last=job.last_offset, backlog=options.backlog, log_bytes=job.limits.log_bytes,
@@ -206,16 +207,22 @@ class Run:
 
     async def _keep(self) -> None:
         """Save a checkpoint, and trim what it covers of a log beyond its bound."""
+        covered = self._writer.last
         try:
-            offset, state = await self.tail.dump(self.job)
-            await self._store.save_checkpoint(self.key, self.epoch, Checkpoint(offset, state))
-            self._due = self._next_due(offset)
+            covered, state = await self.tail.dump(self.job)
+            await self._store.save_checkpoint(self.key, self.epoch, Checkpoint(covered, state))
             surplus = self._writer.last - self._options.log_records
             if surplus > 0:
-                await self._store.trim(self.key, self.epoch, min(surplus, offset))
+                await self._store.trim(self.key, self.epoch, min(surplus, covered))
         except (Fenced, NotFound, Gone, StoreUnavailable) as error:
             _log.info("%s: no checkpoint this time: %s", self.key, error)
+        except Exception:  # noqa: BLE001
+            # A checkpoint is optional: whatever it meets must not end the run, nor be met again at every append.
+            if self._keeps:
+                self._keeps = False
+                _log.exception("%s: no checkpoint can be saved, and nothing is trimmed, until one succeeds", self.key)
         finally:
+            self._due = self._next_due(covered)
             self._keeper = None
 
     # settling
@@ -226,6 +233,8 @@ class Run:
         self.generation.stopping.set()
         if verdict is not None and self._writer.refused is None:
             self.generation.collect_quietly()
+        if self.generation.failure is not None and isinstance(verdict, Completed):
+            verdict = self._verdict(self.generation.failure)
         self._writer.refuse(GenerationStopped(f"{self.generation.job.label} has ended"))
         try:
             if verdict is not None:

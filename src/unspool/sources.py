@@ -64,7 +64,10 @@ class Sources:
         self._calls = 0
 
     def gained(self) -> Iterator[Event]:
-        """What is new since the last reading, in order. Raises InvalidEvent where something told was changed."""
+        """What is new since the last reading, in order; an event counts as told when the next one is asked for.
+
+        Raises InvalidEvent where something told was changed.
+        """
         graph = self._graph
         if graph is not None:
             for step in graph.run_steps():
@@ -78,10 +81,10 @@ class Sources:
                     yield from self._part(place, part)
         if self._usage is not None:
             for entry in self._usage[self._calls :]:
-                self._calls += 1
                 yield Event(
                     events.USAGE, {"call_id": self._call_id(), **entry} if "call_id" not in entry else {**entry}
                 )
+                self._calls += 1
 
     def _step(self, step: dict[str, Any]) -> Iterator[Event]:
         known = self._steps.get(step.get("id", ""))
@@ -104,8 +107,8 @@ class Sources:
             yield from self._tool(place, part)
         elif kind in _ONCE:
             if place not in self._told:
-                self._told[place] = True
                 yield Event(_ONCE[kind], {field: value for field, value in part.items() if field != "type"})
+                self._told[place] = True
         elif kind != "error":  # an error is told by the end of the run
             raise InvalidEvent(
                 f"live part {place} is of type {kind!r}: known are text, reasoning, tool, {', '.join(_ONCE)}"
@@ -116,9 +119,9 @@ class Sources:
         if not text.startswith(told):
             raise InvalidEvent(f"the text of live part {place} was rewritten: what was told can only grow")
         if len(text) > len(told):
-            self._told[place] = text
             data = {"part_id": part.get("part_id") or f"live-{place + 1}", **_marks(part)}
             yield Event(delta, {**data, "text": text[len(told) :]})
+            self._told[place] = text
 
     def _tool(self, place: int, part: Part) -> Iterator[Event]:
         name, arguments, status = part.get("name"), part.get("arguments") or "", part.get("status", "running")
@@ -131,6 +134,7 @@ class Sources:
             yield Event(events.TOOL_CALL, {**data, "name": name, **whole})
         elif len(arguments) > len(told):
             yield Event(events.TOOL_ARGS_DELTA, {**data, "text": arguments[len(told) :]})
+        self._told[place] = (name, arguments, told_status)
         if status != told_status and status == "done":
             yield Event(events.TOOL_RESULT, {**data, "output": part.get("output")})
         elif status != told_status and status == "error":

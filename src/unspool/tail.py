@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from unspool.lanes import Encoder, Lane, lane_of
 from unspool.projection import P, Projection, Projector, stored
 from unspool.protocols import Hint, JobStore, Page, current, lost
 from unspool.resume import sync_record
+
+_log = logging.getLogger("unspool.tail")
 
 PAGE: Final = 512
 """Records that one read of the store asks for."""
@@ -109,7 +112,11 @@ class Tail:
             size -= len(self._records[cut].payload)
             cut += 1
         if self._fold.offset + 1 >= self._first:
-            self._advance(self._records[:cut])
+            try:
+                self._advance(self._records[:cut])
+            except Exception:  # noqa: BLE001
+                # A caller who asks for the content gets the error. The run that has just written must not end by it.
+                _log.exception("%s: record %d cannot be folded", self.key, self._fold.offset + 1)
         del self._records[:cut]
         self._first += cut
         for kind, lane in list(self._lanes.items()):
@@ -224,12 +231,16 @@ class Tail:
                 raise
             if self.sealed:  # a hint was faster
                 return
+            if self._doubt:  # a hint disagreed while the store was read
+                continue
             if page.sealed and page.last_offset <= self.held:
                 self.rewind(page.last_offset - 1)
                 continue
             if not page.records:
                 return
             if not self.accept(page.records):
+                if self._doubt:  # a hint brought a record that the store does not have
+                    continue
                 self._begin_at(page.records[0].offset)  # the log was trimmed beyond what is held
                 self.accept(page.records)
             if self.held >= page.last_offset:
@@ -237,18 +248,22 @@ class Tail:
 
     async def _verify(self) -> None:
         """Compare what is held with the store, and go back to where they part."""
+        self._doubt = False  # hints that come while the store is read may raise it again
         after = self._first - 1
-        while after < self.held:
-            page = await self.read(after)
-            if not page.records:
-                break
-            for record in page.records:
-                known = self.slice(record.offset - 1, 1)
-                if known and known[0] != record:
-                    self.rewind(record.offset - 1)
-                    return
-            after = page.records[-1].offset
-        self._doubt = False
+        try:
+            while after < self.held:
+                page = await self.read(after)
+                if not page.records:
+                    break
+                for record in page.records:
+                    known = self.slice(record.offset - 1, 1)
+                    if known and known[0] != record:
+                        self.rewind(record.offset - 1)
+                        return
+                after = page.records[-1].offset
+        except Exception:
+            self._doubt = True
+            raise
 
     def rewind(self, to: int) -> None:
         """The store has lost what was read here after this offset, and others have written on: as when a replica that

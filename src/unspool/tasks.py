@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from unspool.errors import InvalidArgument
-from unspool.events import encode_data
+from unspool.events import check_depth, encode_data
 from unspool.jobs import Task, check_id
 from unspool.producer import Generation
 
@@ -36,6 +36,8 @@ class Tasks:
         self, run: RunFunction | str, args: Mapping[str, Any] | None, on_owner_lost: OwnerLost
     ) -> RunFunction | Task:
         """What is to be begun: a run by name as a job can keep it, any other one as it is. Raises InvalidArgument."""
+        if on_owner_lost not in get_args(OwnerLost):
+            raise InvalidArgument(f"on_owner_lost must be 'fail' or 'resume', not {on_owner_lost!r}")
         if not isinstance(run, str):
             if args is not None or on_owner_lost != "fail":
                 raise InvalidArgument("args and on_owner_lost are for runs by name: register it, and give its name")
@@ -43,7 +45,7 @@ class Tasks:
         if run not in self._runs:
             known = ", ".join(sorted(self._runs)) or "none"
             raise InvalidArgument(f"no run is registered as {run!r}; known are: {known}")
-        copy = msgspec.json.decode(encode_data(dict(args or {}), where="args"))
+        copy = msgspec.json.decode(check_depth(encode_data(dict(args or {}), where="args"), where="args"))
         return Task(run, copy, resume=on_owner_lost == "resume")
 
     async def call(self, run: RunFunction | Task, generation: Generation) -> object:

@@ -7,9 +7,12 @@ of it, it begins at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+_log = logging.getLogger("unspool.turns")
 
 EACH: Final = 32
 """That begin in one turn: about half a millisecond of appends to a store in memory, each written to a viewer."""
@@ -25,7 +28,7 @@ class Turns:
         self._last = 0.0  # when the last turn began, while anybody waits
 
     def enter(self, begin: Callable[[], None]) -> None:
-        """Call `begin`, which must not raise, in the next turn or in a later one."""
+        """Call `begin` in the next turn or in a later one. What it raises is logged."""
         self._waiting.append(begin)
         if len(self._waiting) == 1:
             loop = asyncio.get_running_loop()
@@ -38,7 +41,10 @@ class Turns:
         allowed = max(EACH, int((now - self._last) * RATE))
         self._last = now
         for _ in range(min(len(self._waiting), allowed)):
-            self._waiting[0]()
+            try:
+                self._waiting[0]()
+            except Exception:  # noqa: BLE001
+                _log.exception("one of many failed to begin; the others do")
             self._waiting.popleft()
         if self._waiting:
             loop.call_soon(self._turn)

@@ -12,13 +12,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
-from unspool.events import DELTAS, Record, encode_data
+from unspool.events import DELTAS, Record
 from unspool.jobs import GenerationKey, Status
 from unspool.protocols import AtOnce, JobStore, current
 from unspool.turns import Turns
 
 _log = logging.getLogger("unspool.writer")
+_encode = msgspec.json.Encoder().encode
 
 MERGED_CHARS: Final = 16_384
 """Characters at which a merged delta is full: one frame stays small enough for every reader."""
@@ -28,11 +31,14 @@ _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Part(NamedTuple):
-    """What a delta goes on with: neighbours of one part merge. `id`: of the part, or of the call."""
+    """The part that a delta continues: neighbours of one part merge. `id`: of the part, or of the call.
+
+    `marks`: the other fields as a JSON object, encoded when they were emitted; empty when there are none.
+    """
 
     type: str
     id: str
-    marks: Mapping[str, Any]
+    marks: bytes
     internal: bool
 
 
@@ -58,12 +64,16 @@ class _Event:
 class _Delta:
     """The same of a delta, which may still grow."""
 
-    __slots__ = ("chunks", "part", "size")
+    __slots__ = ("chars", "chunks", "part")
 
     def __init__(self, part: Part, text: str) -> None:
         self.part = part
         self.chunks = [text]
-        self.size = len(text)
+        self.chars = len(text)
+
+    @property
+    def size(self) -> int:
+        return self.chars + len(self.part.id) + len(self.part.marks)
 
     @property
     def puts(self) -> int:
@@ -71,7 +81,9 @@ class _Delta:
 
     def record(self, offset: int) -> Record:
         part = self.part
-        payload = encode_data({DELTAS[part.type]: part.id, "text": "".join(self.chunks), **part.marks})
+        payload = _encode({DELTAS[part.type]: part.id, "text": "".join(self.chunks)})
+        if part.marks:
+            payload = b"%b,%b" % (payload[:-1], part.marks[1:])
         return Record(offset, part.type, payload, part.internal)
 
 
@@ -114,6 +126,7 @@ class LogWriter:
         self._growing: _Delta | None = None  # the last one that is pending, where it may grow
         self._queued = 0  # calls of `put` that no append has taken yet
         self._in_flight = 0  # those in the append under way
+        self._done = 0  # those that were committed or dropped
         self._broken: Fenced | None = None
         self._metadata: dict[str, Any] | None = None
         self._status: Status | None = None
@@ -141,15 +154,16 @@ class LogWriter:
             for at in range(0, size, MERGED_CHARS):
                 self.put_delta(part, text[at : at + MERGED_CHARS])
             return
-        self.bytes += size  # as in `_admit`: here is where every token passes
-        if self.bytes > self._bound:
-            raise self._refusal()
-        self._queued += 1
         growing = self._growing
-        if growing is not None and growing.part == part and growing.size < MERGED_CHARS:
+        if growing is not None and growing.part == part and growing.chars < MERGED_CHARS:
+            self.bytes += size  # as in `_admit`: here is where every token passes
+            if self.bytes > self._bound:
+                raise self._refusal()
+            self._queued += 1
             growing.chunks.append(text)
-            growing.size += size
+            growing.chars += size
         else:
+            self._admit(size + len(part.id) + len(part.marks))
             growing = self._growing = _Delta(part, text)
             self._pending.append(growing)
             self._kick()
@@ -198,8 +212,9 @@ class LogWriter:
         taken, self._pending = self._pending[:cut], self._pending[cut:]
         if not self._pending:
             self._growing = None
-        left = sum(item.puts for item in self._pending)
-        self._in_flight, self._queued = self._queued - left, left
+        # A change of the job is in the first append, but counts with the last: events before it are not done earlier.
+        puts = sum(item.puts for item in taken) if self._pending else self._queued
+        self._in_flight, self._queued = puts, self._queued - puts
         self._taken += size
         return taken
 
@@ -226,7 +241,9 @@ class LogWriter:
 
     async def room(self) -> None:
         """Wait until the backlog has room. Raises what `refused` says."""
-        while self.full:
+        # Later puts do not count: a busy task of the run would block the other tasks for ever.
+        beyond = self._done + self._in_flight + self._queued - self._backlog
+        while self._done <= beyond:
             if self.refused is not None:
                 raise self.refused
             await self._change()
@@ -234,8 +251,9 @@ class LogWriter:
             raise self._broken
 
     async def flush(self) -> None:
-        """Wait until everything queued is in the log. Raises Fenced when it never will be."""
-        while self._queued or self._in_flight:
+        """Wait until everything that is queued now is in the log. Raises Fenced when it never will be."""
+        queued = self._done + self._in_flight + self._queued
+        while self._done < queued:
             await self._change()
         if self._broken is not None:
             raise self._broken
@@ -288,6 +306,7 @@ class LogWriter:
             self._kick()
 
     def _committed(self, batch: list[Record]) -> None:
+        self._done += self._in_flight
         self._in_flight = 0
         if batch:
             self.last = batch[-1].offset
@@ -297,6 +316,7 @@ class LogWriter:
     def _forget(self) -> None:
         self._pending.clear()
         self._growing = None
+        self._done += self._queued + self._in_flight
         self._queued = self._in_flight = 0
 
     def _break(self, error: Exception) -> None:

@@ -44,7 +44,9 @@ def test_bounds_are_those_of_the_code() -> None:
     for names, default, _ in rows("docs/concepts.md", "## Bounds"):
         numbers = [float(number) for number in re.findall(r"\d+", default)]
         told |= dict(zip(code(names), numbers, strict=False))
-    real: dict[str, Any] = {"MAX_BODY": MAX_BODY, "EVENT_BYTES": events.EVENT_BYTES}
+    real: dict[str, Any] = {
+        "MAX_BODY": MAX_BODY, "EVENT_BYTES": events.EVENT_BYTES, "EVENT_DEPTH": events.EVENT_DEPTH,
+    }  # fmt: skip
     for owner, made in ((Options, Options()), (Limits, Limits()), (StreamOptions, StreamOptions())):
         fields = getattr(owner, "__dataclass_fields__", None) or getattr(owner, "__struct_fields__", ())
         real |= {f"{owner.__name__}.{name}": getattr(made, name) for name in fields}

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from unspool.errors import InvalidEvent
-from unspool.events import REQUIRED, TERMINAL, Event, Record, check_event, check_text, encode_data
+from unspool.events import (
+    EVENT_DEPTH,
+    REQUIRED,
+    TERMINAL,
+    Event,
+    Record,
+    check_event,
+    check_text,
+    encode_bounded,
+    encode_data,
+)
+from unspool.jobs import Metadata
+from unspool.tasks import Tasks
 
 
 @pytest.mark.parametrize(
@@ -58,6 +71,30 @@ def test_what_is_no_json_is_refused(data: Any) -> None:
     """Before it is queued, in the call that brought it."""
     with pytest.raises(InvalidEvent):
         encode_data(data)
+
+
+def nested(levels: int) -> Any:
+    """Arrays and objects by turns, with strings in them that look like more."""
+    value: Any = None
+    for level in range(levels):
+        value = ["[[{", value, '"]'] if level % 2 else {'\\"{': value, "}": "\\"}
+    return value
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    """Exactly above the bound, whatever its strings hold, as deep as it may be written."""
+    tasks = Tasks()
+    tasks.register("job", AsyncMock())
+    flat = ["[{" * EVENT_DEPTH, "]", {'"': "\\" * EVENT_DEPTH}, *([[]] * EVENT_DEPTH)]
+    for data in (nested(EVENT_DEPTH), flat, [nested(EVENT_DEPTH - 1)] * 3):
+        assert encode_bounded(data) == encode_data(data)
+    for data in (nested(EVENT_DEPTH + 1), [nested(EVENT_DEPTH)], nested(900)):
+        with pytest.raises(InvalidEvent, match="nested more than 256 levels"):
+            encode_bounded(data)
+        with pytest.raises(InvalidEvent):
+            Metadata.of({"extra": {"x": data}})
+        with pytest.raises(InvalidEvent):
+            tasks.describe("job", {"x": data}, "fail")
 
 
 @pytest.mark.parametrize("text", ["\ud800", "ok \udfff", 7, None, b"x"])

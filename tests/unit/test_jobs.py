@@ -14,6 +14,7 @@ from unspool.errors import InvalidArgument
 from unspool.jobs import (
     ACTIVE,
     GenerationKey,
+    Limits,
     Metadata,
     Status,
     Trigger,
@@ -48,6 +49,24 @@ def test_metadata_is_what_a_store_reads_back() -> None:
     """Equal to what was written, whichever store keeps it as JSON and whichever as it is."""
     made = Metadata.of({"title": "T", "prompt_tokens": 0, "extra": {"a": [1]}})
     assert msgspec.json.decode(msgspec.json.encode(made), type=Metadata) == made
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(
+            (field, value)
+            for field in Limits.__struct_fields__
+            for value in (-1, float("nan"), float("inf"), "1", None)
+        ),
+        ("log_bytes", 0.5),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused_by_name(field: str, value: Any) -> None:
+    """Else the generation ends at once, or never, or its record cannot be read again."""
+    with pytest.raises(InvalidArgument, match=field):
+        Limits(**{field: value})
+    assert getattr(Limits(**{field: 0}), field) == 0
 
 
 def test_a_key_reads_as_stream_and_number() -> None:

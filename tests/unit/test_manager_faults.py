@@ -17,6 +17,7 @@ from unspool.errors import (
     RunFailed,
     ShuttingDown,
     StoreUnavailable,
+    TooLarge,
 )
 from unspool.events import Record, encode_data
 from unspool.jobs import Job, Owner, Status
@@ -117,6 +118,29 @@ async def test_an_outage_at_the_end_is_waited_out() -> None:
             store.down = False
             assert (await settled(manager, end, user=None)).status is status
         assert saved == ["x"]
+
+
+async def test_a_checkpoint_that_cannot_be_saved_is_tried_when_the_next_is_due(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not at every append: it is logged once, and the run completes."""
+    inner = MemoryStore()
+    tried = 0
+
+    async def large(*_: Any) -> None:
+        nonlocal tried
+        tried += 1
+        raise TooLarge("a checkpoint of 512 MB")
+
+    inner.save_checkpoint = large  # pyright: ignore[reportAttributeAccessIssue]
+    async with over(FaultyStore(inner).as_store(), checkpoint_every=10, log_records=80) as manager:
+        run = await begin(manager, user=None)
+        for _ in range(100):
+            await run.emit("custom", name="x")
+        run.finish()
+        assert (await settled(manager, user=None)).status is Status.COMPLETE
+    assert 5 <= tried <= 10
+    assert len([record for record in caplog.records if "checkpoint" in record.getMessage()]) == 1
 
 
 async def test_stopping_while_the_store_is_away_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from unspool.backends.memory import MemoryStore
 from unspool.errors import CapacityExceeded, Gone, NotFound
-from unspool.jobs import GenerationKey, Job, Owner
+from unspool.jobs import GenerationKey, Job, Metadata, Owner
 from unspool.protocols import NewJob
 
 OWNER = Owner("u")
@@ -31,6 +32,22 @@ async def made(store: MemoryStore, stream_id: str, **more: Any) -> Job:
 async def ended(store: MemoryStore, stream_id: str) -> Job:
     job = await made(store, stream_id)
     return (await store.seal(job.key, 1, "completed", b"{}")).job
+
+
+def titles(store: MemoryStore) -> set[str | None]:
+    """Titles that anything in the store still refers to."""
+    seen: set[int] = set()
+    found: set[str | None] = set()
+    left: list[Any] = [value for name, value in vars(store).items() if name != "_clock"]
+    while left:
+        one = left.pop()
+        if id(one) in seen or isinstance(one, type):
+            continue
+        seen.add(id(one))
+        if isinstance(one, Metadata):
+            found.add(one.title)
+        left += gc.get_referents(one)
+    return found - {None}
 
 
 async def test_numbers_are_never_reused_when_streams_are_forgotten() -> None:
@@ -76,6 +93,16 @@ async def test_the_one_that_ended_first_goes_first() -> None:
     assert raised.value.details == {"limit": 3}
     with pytest.raises(NotFound):
         await store.get("sixth")
+
+
+async def test_a_creation_that_is_refused_has_evicted_nothing() -> None:
+    """A running generation was replaced in a full store: what ended makes room only for what is made."""
+    store = MemoryStore(max_jobs=2)
+    for name in "aba":
+        await made(store, name)
+    with pytest.raises(CapacityExceeded):
+        await made(store, "c")
+    assert (await store.get("a", 1)).settled
 
 
 async def test_replacing_needs_no_free_place() -> None:
@@ -135,6 +162,13 @@ async def test_nothing_is_left_of_what_is_deleted() -> None:
     for n in range(1000):
         job = await ended(store, f"s{n}")
         await store.delete(job.key)
+    first = await made(store, "t", metadata=Metadata(title="first"))
+    second = await made(store, "t", metadata=Metadata(title="second"))
+    await store.delete(first.key)
+    assert titles(store) == {"second"}
+    await store.seal(second.key, 1, "completed", b"{}")
+    await store.delete(second.key)
+    assert titles(store) == set()
     assert (len(store._streams), len(store._dormant), store._by_owner, store._settled) == (10, 10, {}, {})
 
 

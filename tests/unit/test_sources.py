@@ -72,6 +72,25 @@ def test_a_second_reading_of_the_same_tells_nothing() -> None:
     assert list(sources.gained()) == []
 
 
+def test_what_was_refused_is_told_at_the_next_reading() -> None:
+    """A reading stops at an event that no log may hold: that one was not told, and those before it were."""
+    tool: dict[str, Any] = {"type": "tool", "call_id": "c", "name": "t", "arguments": '{"q":'}
+    parts: list[dict[str, Any] | None] = [tool]
+    usage: list[dict[str, Any]] = []
+    sources = Sources(parts=parts, usage=usage, call_id=lambda: "minted")
+    assert [event.type for event in sources.gained()] == ["tool.call"]
+    tool |= {"arguments": '{"q":1}', "status": "done", "output": 1}
+    parts += [{"type": "text", "text": "a"}, {"type": "source", "url": "u"}]
+    usage.append({"call_id": "m"})
+    told: list[str] = []
+    for refused in ("tool.args.delta", "tool.result", "text.delta", "source", "usage", None):
+        for event in sources.gained():
+            if event.type == refused:
+                break
+            told.append(event.type)
+    assert told == ["tool.args.delta", "tool.result", "text.delta", "source", "usage"]
+
+
 def test_arguments_may_be_any_json_value() -> None:
     tool: dict[str, Any] = {"type": "tool", "call_id": "c", "name": "t", "arguments": {"q": 1}}
     sources = _sources([tool])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unspool.backends.memory import MemoryStore
+from unspool.errors import StoreUnavailable
 from unspool.events import Record
 from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import Checkpoint, Hint, NewJob
@@ -151,6 +153,49 @@ async def test_an_end_that_comes_while_the_store_is_read_stays() -> None:
     assert made.slice(1) == [end]
 
 
+@pytest.mark.parametrize("hinted", ["lost", "true, of what was lost"])
+async def test_a_hint_while_the_store_is_read_mixes_no_two_histories(hinted: str) -> None:
+    """A hint brings a record that a failover has lost while the answer of the store is on its way; or such a record is
+    held, and the hint brings the true one. Viewers that were shown the lost record are rewound."""
+    lost, true = (Record(2, "text.delta", b'{"part_id":"p","text":"%b"}' % word) for word in (b"lost", b"true"))
+    store, told = await filled(1), Told()
+    await store.append(KEY, 1, [true])
+    faulty = FaultyStore(store, verbs=frozenset({"read"}))
+    made = tail(store, window=100)
+    made._store = faulty.as_store()
+    made.viewers[told] = None
+    made.accept([*records(1, 1), lost] if hinted != "lost" else records(1, 1))
+    faulty.gate = asyncio.Event()
+    made.repair_soon()
+    while "read" not in faulty.calls:
+        await asyncio.sleep(0)
+    made.hint(Hint(KEY, 2, [lost if hinted == "lost" else true]))
+    faulty.gate.set()
+    assert made._repair is not None
+    await made._repair
+    assert (made.held, told.rewinds) == (2, [1])
+    assert made.slice(1) == [true]
+
+
+async def test_a_doubt_outlasts_a_store_that_is_away() -> None:
+    """What a hint said otherwise is looked at when the store is back."""
+    true = Record(2, "text.delta", b'{"part_id":"p","text":"true"}')
+    store, told = await filled(1), Told()
+    await store.append(KEY, 1, [true])
+    faulty = FaultyStore(store)
+    made = tail(store, window=100)
+    made._store = faulty.as_store()
+    made.viewers[told] = None
+    made.accept(records(1, 2))
+    faulty.down = True
+    made.hint(Hint(KEY, 2, [true]))
+    with pytest.raises(StoreUnavailable):
+        await made.repair()
+    faulty.down = False
+    await made.repair()
+    assert (made.slice(1), told.rewinds) == ([true], [1])
+
+
 async def test_hints_that_come_twice_raise_no_doubt() -> None:
     """What is said again as it was is not read again."""
     made, told = tail(await filled(20), window=6), Told()
@@ -193,3 +238,18 @@ async def test_simultaneous_snapshots_agree() -> None:
     for snapshot in [*await asking, await made.snapshot()]:
         assert snapshot.text == "".join(f"{n} " for n in range(1, snapshot.offset + 1))
     assert (await made.snapshot()).offset == 2010
+
+
+async def test_a_record_that_cannot_be_folded_concerns_only_those_who_ask(caplog: pytest.LogCaptureFixture) -> None:
+    """The tail takes what follows and keeps its window; each snapshot is refused, none leaves the record out."""
+    store = await filled(2)
+    bad = Record(3, "text.delta", b"no json")
+    await store.append(KEY, 1, [bad, *records(4, 40)])
+    made = tail(store, window=8)
+    for record in [*records(1, 2), bad, *records(4, 40)]:
+        assert made.accept([record])
+    assert len(made._records) <= 8
+    assert len(caplog.records) == 1
+    for _ in range(2):
+        with pytest.raises(msgspec.DecodeError):
+            await made.snapshot()

@@ -32,6 +32,10 @@ class Clocked:
             call()
 
 
+def failing() -> None:
+    raise ValueError
+
+
 def test_each_turn_begins_so_many_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, turns, begun = Clocked(monkeypatch), Turns(), list[int]()
     for number in range(2 * EACH + 5):
@@ -52,6 +56,19 @@ def test_who_comes_while_others_begin_is_not_forgotten(monkeypatch: pytest.Monke
     loop.turn()
     assert begun == ["again"]
     assert loop.soon == []
+
+
+def test_one_that_raises_holds_up_no_other(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither those of its turn nor those that come later."""
+    loop, turns, begun = Clocked(monkeypatch), Turns(), list[int]()
+    turns.enter(failing)
+    turns.enter(lambda: begun.append(1))
+    loop.turn()
+    turns.enter(lambda: begun.append(2))
+    loop.turn()
+    assert begun == [1, 2]
+    assert loop.soon == []
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_long_turns_begin_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +129,22 @@ def test_a_change_meanwhile_is_told_to_all_again(monkeypatch: pytest.MonkeyPatch
     assert all(one.times > times for one, times in zip(told[1:], before[1:], strict=True))
     assert gone.times == 1
     assert loop.soon == []
+
+
+@pytest.mark.parametrize("others", [2, 2 * EACH_TURN])
+def test_a_follower_that_raises_keeps_no_other_from_being_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, others: int
+) -> None:
+    """Of this change and of those that come later, among few and among many."""
+    loop, followers, told = Clocked(monkeypatch), Followers(), [Told() for _ in range(others)]
+    followers.update(dict.fromkeys([told[0], Told(failing), *told[1:]]))
+    for times in (1, 2):
+        followers.tell()
+        for _ in range(4):
+            loop.turn()
+        assert [one.times for one in told] == [times] * others
+    assert loop.soon == []
+    assert len(caplog.records) == 2
 
 
 def test_few_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests import virtual
 from unspool.backends.memory import MemoryStore
 from unspool.errors import Fenced, GenerationStopped, RunFailed
-from unspool.events import Record
+from unspool.events import Record, encode_data
 from unspool.jobs import GenerationKey, Owner
 from unspool.protocols import NewJob
 from unspool.testing.faults import FaultyStore
 from unspool.turns import Turns
-from unspool.writer import MERGED_CHARS, LogWriter, Part
+from unspool.writer import BATCH_BYTES, MERGED_CHARS, LogWriter, Part
 
 pytestmark = pytest.mark.virtual_time
 
@@ -50,7 +50,7 @@ class Log:
         return [record for record in self.published if record.offset > after]
 
     def put(self, text: str, id: str = "p", internal: bool = False, **marks: str) -> None:
-        self.writer.put_delta(Part("text.delta", id, marks, internal), text)
+        self.writer.put_delta(Part("text.delta", id, encode_data(marks) if marks else b"", internal), text)
 
     async def stored(self) -> list[Record]:
         return list((await self.inner.read(KEY, 0, 100_000)).records)
@@ -135,7 +135,7 @@ async def test_only_what_is_alike_merges() -> None:
     log.put("b", internal=True)
     log.put("c", agent="x")
     log.put("d", agent="y")
-    thought = Part("reasoning.delta", "p", {"agent": "y"}, False)
+    thought = Part("reasoning.delta", "p", b'{"agent":"y"}', False)
     for text in ("e", "x" * MERGED_CHARS, "f"):
         log.writer.put_delta(thought, text)
     await log.writer.flush()
@@ -164,6 +164,40 @@ async def test_a_slow_store_paces_the_run() -> None:
     await task
     await log.writer.flush()
     assert len(log.published) == 100
+
+
+@pytest.mark.parametrize("waits", ["flush", "room"])
+async def test_later_events_block_no_task_that_waits(waits: str) -> None:
+    """A busy task of the run keeps the backlog full; another task waits for the events before its call, no longer."""
+    log = await Log(backlog=4, delay=0.01).create()
+
+    async def busy() -> None:
+        while True:
+            log.writer.put("custom", b"{}", False)
+            if log.writer.full:
+                await log.writer.room()
+
+    task = asyncio.create_task(busy())
+    while not log.writer.full:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await getattr(log.writer, waits)()
+    assert len(log.published) <= 2 * 4
+    task.cancel()
+
+
+async def test_a_change_of_the_job_shortens_no_wait_for_events() -> None:
+    """It is written with the first of several appends; a task that waits for the events waits for the last of them."""
+    log = await Log(backlog=100).create()
+    for _ in range(2):
+        log.writer.put("custom", b'{"name":"%b"}' % (b"x" * BATCH_BYTES), False)
+    flushed = asyncio.create_task(log.writer.flush())
+    await asyncio.sleep(0)
+    log.writer.put_metadata({"title": "T"})
+    await flushed
+    assert len(log.published) == 2
+    await log.writer.flush()
+    assert log.store.calls["append"] == 2
 
 
 async def test_an_outage_loses_and_reorders_nothing() -> None:
@@ -226,11 +260,28 @@ async def test_refusing_lets_what_is_queued_through() -> None:
 
 async def test_a_log_has_its_bound_of_bytes() -> None:
     """The event beyond it fails the run, by name."""
-    log = await Log(log_bytes=10).create()
+    log = await Log(log_bytes=len("p") + 10).create()
     log.put("x" * 10)
     with pytest.raises(RunFailed) as raised:
         log.put("x")
     assert raised.value.reason == "limit_exceeded"
+
+
+async def test_ids_and_marks_of_deltas_count_for_the_bounds() -> None:
+    """Once for each record: in the bytes of the log, and in those of an append."""
+    log = await Log(backlog=100, log_bytes=2 * 400_000 + 500).create()
+    log.put("a", blob="x" * 400_000)
+    log.put("b", blob="x" * 400_000)
+    log.put("c", "y" * 400_000)
+    with pytest.raises(RunFailed):
+        log.put("d", blob="y" * 400_000)
+    await log.writer.flush()
+    assert [record.data["text"] for record in log.published] == ["ab", "c"]
+    log = await Log(backlog=100).create()
+    for part in "pqr":
+        log.put("a", part, blob="x" * 400_000)
+    await log.writer.flush()
+    assert log.store.calls["append"] == 2
 
 
 async def test_a_store_at_hand_needs_no_task() -> None:
@@ -244,19 +295,3 @@ async def test_a_store_at_hand_needs_no_task() -> None:
         await asyncio.sleep(0)
     assert [record.data["text"] for record in log.published] == ["ab", "ab", "ab"]
     assert await log.stored() == log.published
-
-
-@pytest.mark.parametrize("at_hand", [True, False])
-async def test_marks_that_were_changed_afterwards_break_their_own_log_alone(at_hand: bool) -> None:
-    """They are the application's objects: what cannot be written any more ends this run, and holds up no other."""
-    turns = Turns()
-    log, other = await Log(at_hand=at_hand).create(), await Log(at_hand=at_hand).create()
-    log.writer._turns = other.writer._turns = turns
-    mark: list[object] = []
-    log.writer.put_delta(Part("text.delta", "p", {"x": mark}, False), "a")
-    other.put("b")
-    mark.append(object())
-    await other.writer.flush()
-    with pytest.raises(Fenced):
-        await log.writer.flush()
-    assert (len(log.lost), [record.data["text"] for record in other.published]) == (1, ["b"])

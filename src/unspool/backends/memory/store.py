@@ -75,14 +75,15 @@ class _Entry:
 class _Stream:
     """A stream: whose it is, how far its numbers are used up, the generations that are still kept."""
 
-    __slots__ = ("created", "entries", "owner", "requests", "used")
+    __slots__ = ("entries", "owner", "replaced", "requests", "token", "used")
 
     def __init__(self, owner: Owner, used: int) -> None:
         self.owner = owner
         self.used = used
         self.entries: dict[int, _Entry] = {}
         self.requests: dict[str, int] = {}
-        self.created: tuple[str, Created] | None = None  # the token of the last creation, and its answer
+        self.token: str | None = None  # of the last creation
+        self.replaced: int | None = None  # what that one replaced
 
 
 class MemoryStore:
@@ -124,8 +125,9 @@ class MemoryStore:
         if stream is not None:
             if stream.owner != new.owner:
                 raise NotFound
-            if stream.created is not None and stream.created[0] == new.token:
-                return stream.created[1]
+            if stream.token == new.token and (created := stream.entries.get(stream.used)) is not None:
+                before = stream.entries.get(stream.replaced or 0)
+                return Created(created.job(), replaced=before and before.job())
             known = stream.requests.get(new.request_id) if new.request_id is not None else None
             if known is not None and (found := stream.entries[known].job()).holds_request:
                 return Created(found, attached=True)
@@ -174,22 +176,18 @@ class MemoryStore:
             stream.requests[new.request_id] = number
         self._active[job.key] = entry
         self._by_owner.setdefault(new.owner, {})[job.key] = None
-        created = Created(entry.job(), replaced=replaced)
-        stream.created = new.token, created
-        return created
+        stream.token, stream.replaced = new.token, replaced.generation if replaced is not None else None
+        return Created(entry.job(), replaced=replaced)
 
     def _make_room(self, *, replacing: bool) -> None:
-        while len(self._active) + len(self._settled) >= self._max_jobs:
-            oldest = next(iter(self._settled), None)
-            if oldest is not None:
-                self._forget(oldest)
-            elif replacing:
-                return  # the one replaced is settled by this very step, and makes room for the next
-            else:
-                raise CapacityExceeded(
-                    f"all {self._max_jobs} places are taken by running generations; try again later",
-                    limit=self._max_jobs,
-                )
+        # One that is replaced is settled by this very step, and makes room for the next.
+        if len(self._active) >= self._max_jobs and not replacing:
+            raise CapacityExceeded(
+                f"all {self._max_jobs} places are taken by running generations; try again later",
+                limit=self._max_jobs,
+            )
+        while self._settled and len(self._active) + len(self._settled) >= self._max_jobs:
+            self._forget(next(iter(self._settled)))
 
     def _forget(self, key: GenerationKey) -> None:
         entry = self._settled.pop(key)

@@ -126,7 +126,7 @@ class TestFailure:
             while True:
                 await generation.text("x" * 100)
 
-        await manager.start("s", run, user="u", limits=Limits(log_bytes=1000))
+        await manager.start("s", run, user="u", limits=Limits(log_bytes=1050))  # ids of parts count, too
         job = await settled(manager)
         assert job.terminal is not None
         assert (job.status, job.terminal.data["code"]) == (Status.ERROR, "limit_exceeded")

@@ -163,6 +163,8 @@ class TestResumption:
         with pytest.raises(InvalidArgument, match="known are: none"):
             await manager.start("s", "write")
         manager.register("write", writer)
+        with pytest.raises(InvalidArgument, match="on_owner_lost must be 'fail' or 'resume', not 'restart'"):
+            await manager.start("s", "write", on_owner_lost="restart", user="u")  # pyright: ignore[reportArgumentType]
         with pytest.raises(InvalidArgument, match="already"):
             manager.register("write", Writer())
         with pytest.raises(InvalidEvent, match="args"):

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from unspool.errors import InvalidEvent
+from unspool.errors import InvalidEvent, RunFailed
+from unspool.jobs import Limits
 from unspool.manager import GenerationManager
 from unspool.outcomes import Stopped
 from unspool.testing.contract.kit import Cluster, begin, read, settled
@@ -142,9 +143,34 @@ class TestSources:
             await gen.collect()
         with pytest.raises(InvalidEvent, match="already"):
             gen.sources(parts=[])
+        parts.append({"type": "text", "text": "d"})
         puppet.finish()
         assert (await settled(manager)).status == "complete"
-        assert (await manager.snapshot("s", user="u")).text == "abcd"
+        assert (await manager.snapshot("s", user="u")).text == "abc!d"
+
+    async def test_a_run_whose_live_content_did_not_all_get_into_the_log_fails(self, cluster: Cluster) -> None:
+        """Without any call of `collect`: by the bound of the log, or by what no log may hold. A stop stays a stop."""
+        manager = await cluster.replica("a")
+
+        async def ended(stream: str, parts: list[dict[str, Any] | None], **more: Any) -> dict[str, Any]:
+            puppet = await begin(manager, stream, limits=Limits(log_bytes=1000))
+            (await puppet.generation()).sources(parts=parts)
+            if more.get("stop"):
+                await manager.abort(stream, user="u")
+            elif more.get("fail"):
+                puppet.fail(RunFailed("x", code="own"))
+            else:
+                puppet.finish()
+            terminal = (await settled(manager, stream)).terminal
+            assert terminal is not None
+            return terminal.data
+
+        full: list[dict[str, Any] | None] = [{"type": "text", "text": "x" * 990}, {"type": "text", "text": "y" * 990}]
+        assert (await ended("bound", full))["code"] == "limit_exceeded"
+        assert (await manager.snapshot("bound", user="u")).text == "x" * 990
+        assert (await ended("event", [{"type": "text", "text": "\ud800"}]))["code"] == "invalid_event"
+        assert (await ended("failed", full, fail=True))["code"] == "own"
+        assert (await ended("stopped", full, stop=True))["by"] == "user"
 
     async def test_sources_that_cannot_be_read_do_not_keep_a_run_from_its_end(self, manager: GenerationManager) -> None:
         class Broken(_Graph):
