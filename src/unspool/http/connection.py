@@ -168,6 +168,12 @@ class Protocol(HttpToolsProtocol):
         if self._received:  # a body that still comes when it was answered does not keep the connection open
             super()._unset_keepalive_if_required()
 
+    @property
+    def _unsupported(self) -> bool:
+        """The head asks for a protocol that is not spoken here."""
+        parser = self.parser
+        return parser is not None and parser.should_upgrade() and not self._should_upgrade()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._received = False
@@ -178,6 +184,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head = 0
+        if self._unsupported:
+            return
         named = dict(self.headers)
         self._left = int(named.get(b"content-length", 0))
         self._chunks = ChunkedBody() if b"transfer-encoding" in named else None
@@ -188,8 +196,21 @@ class Protocol(HttpToolsProtocol):
         extensions[LINK] = self._link = Link(self.cycle, cast(Lending, self.config.app))
 
     def on_message_complete(self) -> None:
+        if self._unsupported:
+            return
         super().on_message_complete()
         self._received, self._left, self._chunks = True, 0, None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # Such an upgrade is ignored (RFC 9110, 7.8). But the parser would pass over the body: it gets the head once
+        # more, without the upgrade.
+        assert self.parser is not None
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self.send_400_response("CONNECT is not supported.")
+            return
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        super().data_received(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -202,12 +223,6 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()  # it would be a part of the response that is under way
         else:
             super().send_400_response(msg)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        # The parser takes what follows for another protocol, and a body that was declared with it: it is no request.
-        super()._unsupported_upgrade_warning()
-        self.cycle.keep_alive = False
-        self._ahead.clear()
 
     def handle_websocket_upgrade(self) -> None:
         self._ahead.clear()  # a client may not send frames before it has the answer

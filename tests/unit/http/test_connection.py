@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import uvicorn
@@ -165,3 +167,39 @@ async def test_trailers_are_no_headers() -> None:
     connection.data_received(CHUNKED + chunk(b"abc") + b"0\r\nX-User: root\r\n\r\n")
     await answered(connection)
     assert wire.written.endswith(b"3 host,transfer-encoding")
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize("cut", [1, 10_000])
+async def test_an_upgrade_to_what_is_not_spoken_here_is_ignored(framing: str, cut: int) -> None:
+    """The request has its body, and the next one its own."""
+    body = b"x" * 40
+    framed: dict[str, Callable[[], tuple[bytes, bytes]]] = {
+        "length": lambda: (b"Content-Length: 40", body),
+        "chunks": lambda: (b"Transfer-Encoding: chunked", chunk(body) + b"0\r\n\r\n"),
+    }
+    header, sent = framed[framing]()
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA"
+    data = b"POST / HTTP/1.1\r\nHost: test\r\n%b\r\n%b\r\n\r\n%b" % (upgrade, header, sent)
+    connection, wire = connected(read)
+    for times in (1, 2):
+        for at in range(0, len(data), cut):
+            connection.data_received(data[at : at + cut])
+        await answered(connection)
+        await asyncio.sleep(0)
+        assert wire.written.count(b"HTTP/1.1 200 ") == times
+        assert wire.written.count(b"40 host,connection,http2-settings") == times
+    assert not wire.closed
+
+
+async def test_a_tunnel_is_refused_before_the_application_runs() -> None:
+    ran = list[Any]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        ran.append(scope)
+
+    connection, wire = connected(app)
+    connection.data_received(b"CONNECT /v1/streams/s/abort HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{}")
+    await answered(connection)
+    assert wire.written.startswith(b"HTTP/1.1 400 ")
+    assert not ran
