@@ -22,13 +22,13 @@ from starlette.staticfiles import StaticFiles
 
 from unspool.errors import StoreUnavailable
 from unspool.http.auth import Authenticate
-from unspool.http.door import Answer
+from unspool.http.door import Answer, Door
 from unspool.http.metrics import metrics
 from unspool.http.openapi import document
 from unspool.http.problem import http_problem, problem
 from unspool.http.pump import DEFAULTS, StreamOptions
 from unspool.http.requests import MAX_BODY
-from unspool.http.routes import router
+from unspool.http.routes import router_of
 from unspool.manager import GenerationManager
 
 WEB: Final = Path(__file__).parent.parent / "web"
@@ -103,35 +103,28 @@ def create_app(
     async def openapi(_: Request) -> Response:
         return _json(document(bearer=authenticate is not None, ledger=manager.billing.ledger is not None))
 
+    door = Door(
+        manager, run, resumable=resumable, authenticate=authenticate, account=account, stream_options=stream_options,
+        max_body=max_body, models=models, allowed_origins=allowed_origins,
+    )  # fmt: skip
     routes: list[BaseRoute] = [
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/about", tell_about),
         Route("/openapi.json", openapi),
         Route("/metrics", metrics(manager)),
-        *router(
-            manager,
-            run=run,
-            dialects=dialects,
-            resumable=resumable,
-            authenticate=authenticate,
-            account=account,
-            stream_options=stream_options,
-            max_body=max_body,
-            models=models,
-            allowed_origins=allowed_origins,
-        ).routes,
+        *router_of(door, dialects).routes,
     ]
     if page:
         routes.append(Route("/", _page))
         routes.append(Mount("/static/client", _Static(directory=CLIENT)))
         routes.append(Mount("/static", _Static(directory=WEB)))
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)] if allowed_hosts else []
-    if allowed_origins:
+    if door.allowed_origins:
         middleware.append(
             Middleware(
-                CORSMiddleware, allow_origins=list(allowed_origins), allow_methods=["*"], allow_headers=["*"],
-                allow_credentials="*" not in allowed_origins, expose_headers=["*"],
+                CORSMiddleware, allow_origins=sorted(door.allowed_origins), allow_methods=["*"], allow_headers=["*"],
+                allow_credentials="*" not in door.allowed_origins, expose_headers=["*"],
             )
         )  # fmt: skip
     app = Starlette(

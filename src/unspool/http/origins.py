@@ -20,19 +20,29 @@ from unspool.http.problem import problem
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _AMBIENT: Final = frozenset({"", "basic", "digest", "negotiate", "ntlm"})
 """Schemes of `Authorization` that a browser adds by itself; a page that adds another one is asked about first."""
-_ORIGIN: Final = re.compile(r"https?://[^/\s?#@]+")
+_ORIGIN: Final = re.compile(r"(https?)://[^/\s?#@]+")
+_USUAL_PORT: Final = {"http": ":80", "https": ":443"}
 _BAD_HANDSHAKE: Final = 1008
 
 
 def origins_of(given: Collection[str]) -> frozenset[str]:
-    """The origins whose pages may change things; "*" is any. Raises ConfigurationError for what is none."""
-    for origin in (given,) if isinstance(given, str) else given:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ConfigurationError(
-                f"allowed_origins: {origin!r} is no origin; write scheme and host, and the port where it is not the "
-                "usual one, as in https://app.example or http://localhost:5173; no path, no slash at the end"
-            )
-    return frozenset(origin.lower() for origin in given)
+    """The origins whose pages may change things, as browsers write them; "*" is any. One may be given as a string.
+
+    Raises ConfigurationError for what is no origin.
+    """
+    return frozenset(map(_as_sent, (given,) if isinstance(given, str) else given))
+
+
+def _as_sent(given: str) -> str:
+    found = _ORIGIN.fullmatch(given.lower())
+    if found is not None:
+        return found[0].removesuffix(_USUAL_PORT[found[1]])
+    if given == "*":
+        return given
+    raise ConfigurationError(
+        f"allowed_origins: {given!r} is no origin; write scheme and host, and the port where it is not the "
+        "usual one, as in https://app.example or http://localhost:5173; no path, no slash at the end"
+    )
 
 
 def refuse_foreign(request: HTTPConnection, allowed: Collection[str]) -> None:

@@ -64,6 +64,11 @@ def router(
         manager, run, resumable=resumable, authenticate=authenticate, account=account, stream_options=stream_options,
         max_body=max_body, models=models, allowed_origins=allowed_origins,
     )  # fmt: skip
+    return router_of(door, dialects)
+
+
+def router_of(door: Door, dialects: Collection[str] | None) -> Router:
+    """The same over a door."""
     routes = [*_Native(door).routes(), *dialect_routes(door, dialects)]
     return _router_class()(routes=guard(routes, door.allowed_origins))
 

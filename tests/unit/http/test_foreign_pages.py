@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -221,6 +221,21 @@ async def test_pages_that_are_allowed_may_read_the_answers(serving: Serving) -> 
             assert answer.headers["access-control-allow-origin"] in ("*", "https://app.example")
     async with world(serving) as here:
         assert "access-control-allow-origin" not in (await here.client.get("/v1/streams/s", headers=ask)).headers
+
+
+@pytest.mark.parametrize(
+    "given", ["https://app.example", ["https://App.Example"], ["HTTPS://app.example:443"], {"https://app.example"}]
+)
+async def test_an_origin_may_be_written_in_every_way(serving: Serving, given: Collection[str]) -> None:
+    """A browser's is in lower case and without the usual port; CORS and the check know it by the same name."""
+    said = {"origin": "https://app.example"}
+    async with world(serving, allowed_origins=given) as here:
+        answer = await here.client.post("/v1/streams/s/abort", headers=said)
+        assert answer.json()["outcome"] == "stopped"
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        for other in ("https://app.example:80", "http://app.example", "https://h"):
+            refused = await here.client.post("/v1/streams/s/generations", json=HELLO, headers={"origin": other})
+            assert refused.status_code == 403
 
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://app.example/x", "ftp://x", ""])

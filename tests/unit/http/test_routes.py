@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from tests.conftest import Serving
 from unspool import GenerationManager, Options
 from unspool.http import Identity, StartRequest, create_app
+from unspool.http.auth import bearer
 from unspool.producer import Generation
 from unspool.sse import Decoder, Message
 
@@ -221,6 +222,15 @@ async def test_every_verb_checks_the_owner(serving: Serving) -> None:
         for path in ("", "/s", "/s/events"):
             assert (await client.get(f"/v1/streams{path}")).status_code == 401
         assert (await client.get("/v1/streams/s", headers=mine)).json()["active"]
+
+
+@pytest.mark.parametrize("tokens", ["secret", ["other", "secret"]])
+async def test_a_token_is_taken_as_a_whole(serving: Serving, tokens: str | list[str]) -> None:
+    """Also where it is given as a string, which is a sequence of letters."""
+    async with serving(create_app(GenerationManager(), run=hello, authenticate=bearer(tokens))) as client:
+        for given, status in (("secret", 200), ("s", 401), ("secre", 401)):
+            answer = await client.get("/v1/streams", headers={"authorization": f"Bearer {given}"})
+            assert answer.status_code == status, given
 
 
 async def test_listing(serving: Serving) -> None:

@@ -56,6 +56,7 @@ class SubscriptionOptions:
     local_webhooks: bool = False
 
 
+PREFIX: Final = "/v1/stream"
 MAX_BODY: Final = 16 * 1024 * 1024
 """Bytes of one append, by default."""
 
@@ -64,13 +65,15 @@ _GENERATIONS: Final = "generations/"
 
 def routes(door: Door) -> list[BaseRoute]:
     """The routes of this dialect as every application has them: for pages of its own origin, without subscriptions."""
-    return [*durable_routes(door.manager, authenticate=door.authenticate, allowed_origins=door.allowed_origins)]
+    streams, live = DurableStreams(door.manager), LiveOptions()
+    dialect = _Dialect(door.manager, streams, PREFIX, door.authenticate, live, MAX_BODY, door.allowed_origins)
+    return [_route(dialect, PREFIX)]
 
 
 def durable_routes(
     manager: GenerationManager,
     *,
-    prefix: str = "/v1/stream",
+    prefix: str = PREFIX,
     authenticate: Authenticate | None = None,
     options: DurableOptions | None = None,
     live: LiveOptions | None = None,
@@ -89,7 +92,11 @@ def durable_routes(
     dialect = _Dialect(manager, streams, root, authenticate, live or LiveOptions(), max_body, allowed)
     if subscriptions is not None:
         dialect.subscribe(subscriptions)
-    return guard([Route(f"{root}/{{path:path}}", dialect, name="unspool.durable_streams")], allowed)
+    return guard([_route(dialect, root)], allowed)
+
+
+def _route(dialect: _Dialect, prefix: str) -> Route:
+    return Route(f"{prefix}/{{path:path}}", dialect, name="unspool.durable_streams")
 
 
 Verb = Callable[[Request, Identity, str], Awaitable[Response]]
