@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 
 from unspool.errors import StoreUnavailable
 from unspool.http.auth import Authenticate
+from unspool.http.dialects.durable_wire import EXPOSED
 from unspool.http.door import Answer, Door
 from unspool.http.metrics import metrics
 from unspool.http.openapi import document
@@ -36,6 +37,14 @@ CLIENT: Final = next(
     (path for path in (WEB / "client", WEB.parents[2] / "clients/js/src") if path.is_dir()), WEB / "client"
 )
 """The JavaScript client that the page is made with: a wheel carries it beside the page, a checkout in its own place."""
+
+_EXPOSED: Final = (
+    "Content-Location", "Retry-After", "WWW-Authenticate", "X-Should-Retry", "X-Unspool-Generation",
+    "X-Unspool-Log", "X-Unspool-Stream", "X-Vercel-AI-UI-Message-Stream", "X-Workflow-Run-Id",
+    "X-Workflow-Stream-Tail-Index", EXPOSED,
+)  # fmt: skip
+"""Headers of our answers that pages of other origins may read: by name, since "*" is the name of one where the page
+sends the user's cookies."""
 
 _PING: Final = 1.0  # seconds in which the store must answer a probe
 
@@ -124,7 +133,7 @@ def create_app(
         middleware.append(
             Middleware(
                 CORSMiddleware, allow_origins=sorted(door.allowed_origins), allow_methods=["*"], allow_headers=["*"],
-                allow_credentials="*" not in door.allowed_origins, expose_headers=["*"],
+                allow_credentials="*" not in door.allowed_origins, expose_headers=_EXPOSED,
             )
         )  # fmt: skip
     app = Starlette(

@@ -223,6 +223,42 @@ async def test_pages_that_are_allowed_may_read_the_answers(serving: Serving) -> 
         assert "access-control-allow-origin" not in (await here.client.get("/v1/streams/s", headers=ask)).headers
 
 
+SAFE = {"cache-control", "content-language", "content-length", "content-type", "expires", "last-modified", "pragma"}
+"""What any page may read (Fetch, CORS-safelisted response-header name)."""
+NOT_FOR_PAGES = {
+    "access-control-allow-credentials", "access-control-allow-origin", "access-control-expose-headers", "connection",
+    "content-encoding",
+    "cross-origin-resource-policy", "date", "transfer-encoding", "vary", "x-accel-buffering", "x-content-type-options",
+}  # fmt: skip
+
+
+async def test_pages_that_are_allowed_may_read_the_headers_of_the_answers(serving: Serving) -> None:
+    """By name: with the user's cookies "*" stands for a header of that name alone."""
+    run = f"/threads/s/runs/{run_id('s', 1)}"
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", "/v1/streams/s/events", {}),
+        ("GET", f"{run}/stream", {}),
+        ("GET", "/v1/streams/none", {}),
+        ("POST", "/v1/chat/completions", {"json": {**HELLO, "stream": True}}),
+        ("POST", "/v1/responses", {"json": {"input": "hi", "stream": True}}),
+        ("POST", "/threads/t/runs", {"json": {"assistant_id": "agent", "if_not_exists": "create"}}),
+        ("POST", "/api/chat", {"json": {"id": "c", "messages": [{"role": "user", "parts": []}]}}),
+        ("PUT", "/v1/stream/x", {"content": b"a", "headers": {"content-type": "text/plain"}}),
+        ("GET", "/v1/stream/x?offset=-1", {}),
+        ("GET", "/v1/stream/generations/s/1?offset=-1&live=long-poll", {}),
+    ]
+    seen, page = set[str](), {"origin": "https://app.example"}
+    async with world(serving, allowed_origins=["https://app.example"]) as here:
+        for method, path, sent in asked:
+            headers = {**sent.pop("headers", {}), **page}
+            async with here.client.stream(method, path, headers=headers, **sent) as answer:
+                exposed = {name.strip().lower() for name in answer.headers["access-control-expose-headers"].split(",")}
+                hidden = set(answer.headers) - exposed - SAFE - NOT_FOR_PAGES
+                assert not hidden, (method, path, answer.status_code)
+                seen |= set(answer.headers)
+    assert seen >= {"location", "stream-next-offset", "x-unspool-log", "x-unspool-stream", "x-workflow-run-id"}
+
+
 @pytest.mark.parametrize(
     "given", ["https://app.example", ["https://App.Example"], ["HTTPS://app.example:443"], {"https://app.example"}]
 )
