@@ -28,7 +28,6 @@ from unspool.http.metrics import metrics
 from unspool.http.openapi import document
 from unspool.http.problem import http_problem, problem
 from unspool.http.pump import DEFAULTS, StreamOptions
-from unspool.http.requests import MAX_BODY
 from unspool.http.routes import router_of
 from unspool.manager import GenerationManager
 
@@ -71,7 +70,7 @@ def create_app(
     about: Mapping[str, Any] | None = None,
     allowed_hosts: list[str] | None = None,
     stream_options: StreamOptions = DEFAULTS,
-    max_body: int = MAX_BODY,
+    max_body: int | None = None,
     models: Sequence[str] = (),
     allowed_origins: Collection[str] = (),
 ) -> Starlette:

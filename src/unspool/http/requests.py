@@ -12,7 +12,8 @@ from unspool.jobs import Metadata
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body, by default."""
-
+MAX_APPEND = 16 * 1024 * 1024
+"""Bytes of one append to a durable stream, by default."""
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]*$")]
 """A name that can travel in URLs, headers and keys."""

@@ -22,7 +22,7 @@ from unspool.http.door import Answer, Door, json_response
 from unspool.http.origins import guard
 from unspool.http.problem import answering, problem
 from unspool.http.pump import DEFAULTS, StreamOptions
-from unspool.http.requests import MAX_BODY, AbortBody, StartBody, StartRequest, body_of
+from unspool.http.requests import AbortBody, StartBody, StartRequest, body_of
 from unspool.http.stream import EventStream
 from unspool.jobs import Job, Status, check_id
 from unspool.manager import GenerationManager
@@ -42,7 +42,7 @@ def router(
     authenticate: Authenticate | None = None,
     account: str | None = None,
     stream_options: StreamOptions = DEFAULTS,
-    max_body: int = MAX_BODY,
+    max_body: int | None = None,
     models: Sequence[str] = (),
     allowed_origins: Collection[str] = (),
 ) -> Router:
@@ -50,10 +50,10 @@ def router(
 
     `run` is what a POST starts. `authenticate` gets each request and answers the user's id, an Identity, or None for
     401; without it every caller is the same nobody: only for a server that nobody else can reach. `stream_options`:
-    heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused. `models`: names of those
-    that `run` knows, for clients that ask for a list. `allowed_origins`: origins beside the server's own whose pages
-    may start, stop and delete, and open sockets ("*": any); a page of another one is refused with 403. Those pages need
-    CORS as well, which is the application's.
+    heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused (None: 1 MiB, and 16 MiB
+    for one append to a durable stream). `models`: names of those that `run` knows, for clients that ask for a list.
+    `allowed_origins`: origins beside the server's own whose pages may start, stop and delete, and open sockets ("*":
+    any); a page of another one is refused with 403. Those pages need CORS as well, which is the application's.
 
     `dialects`: names of `unspool.http.DIALECTS` (None: all of them); the native one is always there.
 

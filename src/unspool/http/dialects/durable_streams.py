@@ -42,7 +42,7 @@ from unspool.http.dialects.durable_wire import (
 from unspool.http.door import Door
 from unspool.http.origins import guard, origins_of
 from unspool.http.problem import problem
-from unspool.http.requests import received
+from unspool.http.requests import MAX_APPEND, received
 from unspool.jobs import Owner
 from unspool.manager import GenerationManager
 
@@ -57,16 +57,15 @@ class SubscriptionOptions:
 
 
 PREFIX: Final = "/v1/stream"
-MAX_BODY: Final = 16 * 1024 * 1024
-"""Bytes of one append, by default."""
 
 _GENERATIONS: Final = "generations/"
 
 
 def routes(door: Door) -> list[BaseRoute]:
     """The routes of this dialect as every application has them: for pages of its own origin, without subscriptions."""
-    streams, live = DurableStreams(door.manager), LiveOptions()
-    dialect = _Dialect(door.manager, streams, PREFIX, door.authenticate, live, MAX_BODY, door.allowed_origins)
+    live = LiveOptions(heartbeat=door.stream_options.heartbeat, send_timeout=door.stream_options.send_timeout)
+    streams = DurableStreams(door.manager)
+    dialect = _Dialect(door.manager, streams, PREFIX, door.authenticate, live, door.max_append, door.allowed_origins)
     return [_route(dialect, PREFIX)]
 
 
@@ -77,7 +76,7 @@ def durable_routes(
     authenticate: Authenticate | None = None,
     options: DurableOptions | None = None,
     live: LiveOptions | None = None,
-    max_body: int = MAX_BODY,
+    max_body: int = MAX_APPEND,
     allowed_origins: Collection[str] = (),
     subscriptions: SubscriptionOptions | None = None,
 ) -> list[Route]:
