@@ -338,8 +338,10 @@ class Link:
         if lost is not None:
             lost()
 
-    def close(self) -> None:
+    def close(self, within: float) -> None:
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(within, self._transport.abort)
         self._cycle.disconnected = True  # uvicorn expects nothing more of this response
 
     def abort(self) -> None:

@@ -109,7 +109,7 @@ class EventStream(Response):
         away, or this replica is going, is cut off instead, and comes again."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
-        await cut(scope.get("extensions", {}).get(LINK), send, error)
+        await cut(scope.get("extensions", {}).get(LINK), send, error, self._options.send_timeout)
 
     async def _attach(self) -> Viewer | None:
         """The viewer that the request asks for; None when there is nothing to come at its position."""
