@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from unspool.errors import Gone, InvalidArgument, NotFound
+from unspool.errors import Gone, InvalidArgument, NotFound, UnreadableRecord
 from unspool.http.auth import Identity
 from unspool.http.problem import answering
 from unspool.jobs import stream_of
@@ -42,7 +42,7 @@ def account_routes(
         return _json({"entries": [_told(entry, mine) for entry in page.entries], "next": page.next})
 
     async def own(identity: Identity, generations: set[str]) -> set[str]:
-        """Those that are the caller's, and are kept."""
+        """Those that are the caller's, and are kept, and can be read."""
 
         async def is_own(generation: str) -> bool:
             name, _, number = generation.rpartition("/")
@@ -51,7 +51,7 @@ def account_routes(
                 return False
             try:
                 await manager.job(stream_id, generation=int(number), **identity.owner())
-            except (NotFound, Gone):
+            except (NotFound, Gone, UnreadableRecord):
                 return False
             return True
 
