@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.conftest import Serving
 from unspool import ConfigurationError, GenerationManager, Options
+from unspool.errors import StoreUnavailable, TooManyGenerations, Unauthenticated, UnspoolError
 from unspool.http import StartRequest, create_app, router
 from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
 from unspool.http.dialects.langgraph.projection import run_id
@@ -56,16 +57,23 @@ async def endless(gen: Generation, request: StartRequest) -> None:
     await asyncio.Event().wait()
 
 
-def changing(routes: list[BaseRoute]) -> Iterator[tuple[str, str]]:
-    """Method and path of all requests that do not only read, as the route table has them."""
+def changing(routes: list[BaseRoute], but: Collection[str] = READING) -> Iterator[tuple[str, str]]:
+    """Method and path of all requests, as the route table has them: those that do not only read, or others."""
     for route in routes:
         if isinstance(route, Mount):
-            yield from ((method, route.path + path) for method, path in changing(list(route.routes)))
+            yield from ((method, route.path + path) for method, path in changing(list(route.routes or ()), but))
         elif isinstance(route, Route):
             methods = route.methods or {"POST", "PUT", "PATCH", "DELETE"}
             names = {name: VALUES.get(name, "s") for name in route.param_convertors}
             path = route.path.replace(":path}", "}").format(**names)
-            yield from ((method, path) for method in sorted(set(methods) - READING))
+            yield from ((method, path) for method in sorted(set(methods).difference(but)))
+
+
+def told(body: dict[str, Any]) -> tuple[str, str, str]:
+    """The code, the sentence and the field of an error, in whatever shape the route's protocol has for it."""
+    if isinstance(body.get("error"), dict):  # OpenAI's
+        return body["error"]["code"], body["error"]["message"], body["error"]["param"]
+    return body["code"], body["error"] if "error" in body else body["detail"], body["field"]
 
 
 @dataclass
@@ -121,11 +129,54 @@ async def test_no_route_that_changes_something_takes_a_foreign_page(serving: Ser
                     sent: dict[str, Any] = {**body, "headers": headers}
                     answer = await here.client.request(method, path, **sent)
                     assert answer.status_code == 403, (method, path, said, body)
-                    problem = answer.json()
-                    assert problem["code"] == "foreign_origin"
-                    assert "--allow-origin" in problem["detail"]
-                    assert problem["field"].lower() in said
+                    code, sentence, field = told(answer.json())
+                    assert code == "foreign_origin"
+                    assert "--allow-origin" in sentence
+                    assert field.lower() in said
         assert await here.state() == before
+
+
+async def test_a_refusal_has_the_shape_of_the_route_s_protocol(serving: Serving) -> None:
+    """As all its other errors; OpenAI's and LibreChat's clients find their sentence."""
+    async with world(serving) as here:
+        for path, names in (
+            ("/v1/chat/completions", {"error"}),
+            ("/v1/responses", {"error"}),
+            ("/api/agents/chat", {"error", "message", "code", "field"}),
+            ("/v1/streams/t/generations", {"type", "title", "status", "detail", "code", "field"}),
+        ):
+            answer = await here.client.post(path, json={}, headers=FOREIGN["origin"])
+            assert answer.status_code == 403
+            assert set(answer.json()) == names
+
+
+@pytest.mark.parametrize(
+    ("error", "header"),
+    [
+        (Unauthenticated, "www-authenticate"), (TooManyGenerations, "retry-after"), (StoreUnavailable, "retry-after"),
+    ],
+)  # fmt: skip
+async def test_a_refusal_has_its_headers_in_every_shape(
+    serving: Serving, error: type[UnspoolError], header: str
+) -> None:
+    """On all of the table, for reading and for changing."""
+
+    def nobody(request: HTTPConnection) -> str | None:
+        raise error
+
+    manager = GenerationManager(options=OPTIONS, ledger=Ledger.from_url("sqlite://"))
+    app = create_app(manager, run=endless, authenticate=nobody)
+    more = durable_routes(manager, authenticate=nobody, subscriptions=SubscriptionOptions())
+    app.router.routes.append(Mount("/more", routes=more))
+    table = [*changing(app.routes, ("HEAD", "OPTIONS")), ("GET", "/more/v1/stream/__ds/subscriptions/s")]
+    refused = set[str]()
+    async with serving(app) as client:
+        for method, path in table:
+            answer = await client.request(method, path)
+            if answer.status_code == error.status:
+                assert header in answer.headers, (method, path)
+                refused.add(path)
+    assert len(refused) > 50
 
 
 OWN: dict[str, dict[str, str]] = {

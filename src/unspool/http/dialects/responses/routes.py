@@ -18,6 +18,7 @@ from unspool.http.dialects.openai_api import (
     answering,
     body_of,
     ended,
+    guarded,
     headers_of,
     metadata_of,
     model_routes,
@@ -77,7 +78,7 @@ def routes(door: Door) -> list[BaseRoute]:
         Route(path, answering(handler), methods=[method], name=f"unspool.responses.{name}")
         for path, handler, method, name in listed
     )
-    return [*made, *model_routes(door)]
+    return guarded(door, [*made, *model_routes(door)])
 
 
 class _Responses:
