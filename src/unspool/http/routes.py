@@ -22,7 +22,7 @@ from unspool.http.door import Answer, Door, json_response
 from unspool.http.origins import guard
 from unspool.http.problem import answering, problem
 from unspool.http.pump import DEFAULTS, StreamOptions
-from unspool.http.requests import AbortBody, StartBody, StartRequest, body_of
+from unspool.http.requests import AbortBody, StartBody, StartRequest, body_of, whole
 from unspool.http.stream import EventStream
 from unspool.jobs import Job, Status, check_id
 from unspool.manager import GenerationManager
@@ -215,8 +215,4 @@ def _summary(job: Job) -> dict[str, Any]:
 
 def _whole(request: Request, name: str) -> int | None:
     value = request.query_params.get(name)
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdigit() and len(value) < 16 and int(value) > 0):
-        raise InvalidArgument(f"{name} must be a whole number from 1, not {value[:40]!r}", field=name)
-    return int(value)
+    return None if value is None else whole(name, value, 1)

@@ -42,7 +42,7 @@ from unspool.http.dialects.durable_wire import (
 from unspool.http.door import Door
 from unspool.http.origins import guard, origins_of
 from unspool.http.problem import problem
-from unspool.http.requests import MAX_APPEND, received
+from unspool.http.requests import MAX_APPEND, is_whole, received
 from unspool.jobs import Owner
 from unspool.manager import GenerationManager
 
@@ -265,11 +265,11 @@ class _Dialect:
         self, request: Request, identity: Identity, path: str, receive: Receive
     ) -> Response | EventStream:
         stream_id, _, number = path.removeprefix(_GENERATIONS).rpartition("/")
-        if not stream_id or not (number.isascii() and number.isdigit()):
+        if not stream_id or not is_whole(number):
             raise NotFound
         if request.method not in ("GET", "HEAD"):
             return _not_allowed("GET, HEAD")
-        source = GenerationSource(self._manager, self._streams.shared, identity, stream_id, int(number[:15]))
+        source = GenerationSource(self._manager, self._streams.shared, identity, stream_id, int(number))
         if request.method == "GET":
             return await self._get(request, source, receive)
         headers = position(await source.read(None))
