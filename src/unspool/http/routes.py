@@ -31,6 +31,8 @@ from unspool.resume import resume_state
 
 _OUTCOMES: Final = {Stopped: "stopped", AlreadySettled: "already_settled", SaveFailed: "save_failed"}
 _LISTED: Final = 100
+_READ: Final = ("/events", "/usage")
+"""What is read of a stream beside its status, at the end of its URL."""
 
 
 def router(
@@ -107,6 +109,11 @@ class _Native:
         if key is not None:
             check_id("Idempotency-Key", key)
         stream_id = request.path_params["stream_id"]
+        if stream_id.endswith(_READ):
+            raise InvalidArgument(
+                f"stream_id must not end with {' or '.join(_READ)}: the URL of its status would be of another stream",
+                field="stream_id",
+            )
         details = StartRequest(
             stream_id,
             msgspec.to_builtins(body.messages),

@@ -15,6 +15,7 @@ from tests.conftest import Serving
 from unspool import GenerationManager, Options
 from unspool.http import Identity, StartRequest, create_app
 from unspool.http.auth import bearer
+from unspool.ledger import Ledger
 from unspool.producer import Generation
 from unspool.sse import Decoder, Message
 
@@ -253,6 +254,28 @@ async def test_stream_ids_survive_the_url(serving: Serving, stream: str) -> None
     async with serving(create_app(GenerationManager(options=OPTIONS), run=hello)) as client:
         started = await start(client, stream)
         assert (await follow(client, started["events_url"]))[-1].event == "completed"
+
+
+@pytest.mark.parametrize("stream", ["a%2Fgenerations", "a%2Fabort", "events", "a%2Fevents%2Fb", "a%2Fusages"])
+async def test_what_was_started_is_what_its_status_tells_of(serving: Serving, stream: str) -> None:
+    async with serving(create_app(GenerationManager(options=OPTIONS), run=endless)) as client:
+        started = await start(client, stream)
+        status = await client.get(f"/v1/streams/{stream}")
+        assert status.json()["stream_id"] == started["stream_id"]
+        stopped = await client.post(f"/v1/streams/{stream}/abort")
+        assert stopped.json()["stream_id"] == started["stream_id"]
+
+
+@pytest.mark.parametrize("ledger", [False, True])
+@pytest.mark.parametrize("stream", ["a%2Fevents", "a/events", "a%2Fusage"])
+async def test_a_stream_whose_status_would_be_of_another_one_is_not_started(
+    serving: Serving, stream: str, ledger: bool
+) -> None:
+    manager = GenerationManager(options=OPTIONS, ledger=Ledger.from_url("sqlite://") if ledger else None)
+    async with serving(create_app(manager, run=endless)) as client:
+        refused = await client.post(f"/v1/streams/{stream}/generations", json=HELLO)
+        assert (refused.status_code, refused.json()["field"]) == (422, "stream_id")
+        assert (await manager.counts()).total == 0
 
 
 @pytest.mark.parametrize("stream", ["%00", "%C3%BC", "x" * 257])
