@@ -23,6 +23,8 @@ AHEAD: Final = 64 * 1024
 """Bytes of further requests that a connection holds while it answers one; beyond them it does not read."""
 HEAD: Final = 64 * 1024
 """Bytes that the head of a request may have, and a line that announces a chunk of its body."""
+LATE: Final = 64 * 1024
+"""Bytes of a chunked body that are read after its answer; each may be a chunk of its own."""
 
 _EMPTY: Final = re.compile(rb"[\r\n]*")
 _SIZE: Final = re.compile(rb"([0-9a-fA-F]++)[^\n]*+\n")
@@ -109,7 +111,7 @@ class Protocol(HttpToolsProtocol):
     """
 
     # Its dict is full: more would cost a viewer 2 kB.
-    __slots__ = ("_ahead", "_chunks", "_context", "_head", "_left", "_link", "_received")
+    __slots__ = ("_ahead", "_chunks", "_context", "_head", "_late", "_left", "_link", "_received")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -120,8 +122,14 @@ class Protocol(HttpToolsProtocol):
         self._head = 0  # bytes of its head so far
         self._left = 0  # bytes of its body that are to come, where Content-Length says so
         self._chunks: ChunkedBody | None = None  # its body, where it is chunked
+        self._late = 0  # bytes of a chunked body that came when it was answered
 
     def data_received(self, data: bytes) -> None:
+        if self._chunks is not None and self._answering is None:
+            self._late += len(data)
+            if self._late > LATE:
+                self.transport.close()
+                return
         self._ahead += data
         self._parse()
 
@@ -199,7 +207,7 @@ class Protocol(HttpToolsProtocol):
         if self._unsupported:
             return
         super().on_message_complete()
-        self._received, self._left, self._chunks = True, 0, None
+        self._received, self._left, self._chunks, self._late = True, 0, None, 0
 
     def _unsupported_upgrade_warning(self) -> None:
         # Such an upgrade is ignored (RFC 9110, 7.8). But the parser would pass over the body: it gets the head once
