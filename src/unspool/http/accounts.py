@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from unspool.errors import Gone, InvalidArgument, NotFound
+from unspool.errors import Gone, NotFound, UnreadableRecord
 from unspool.http.auth import Identity
 from unspool.http.problem import answering
+from unspool.http.requests import whole
 from unspool.jobs import stream_of
 from unspool.manager import GenerationManager
 
@@ -37,12 +38,13 @@ def account_routes(
     async def entries(request: Request) -> Response:
         identity = await identify(request)
         account = _account(identity)
-        page = await ledger.entries(account, after=request.query_params.get("after"), limit=_limit(request))
+        limit = whole("limit", request.query_params.get("limit", str(_PAGE)), 1, _LARGEST)
+        page = await ledger.entries(account, after=request.query_params.get("after"), limit=limit)
         mine = await own(identity, {entry.generation for entry in page.entries if entry.generation is not None})
         return _json({"entries": [_told(entry, mine) for entry in page.entries], "next": page.next})
 
     async def own(identity: Identity, generations: set[str]) -> set[str]:
-        """Those that are the caller's, and are kept."""
+        """Those that are the caller's, and are kept, and can be read."""
 
         async def is_own(generation: str) -> bool:
             name, _, number = generation.rpartition("/")
@@ -51,7 +53,7 @@ def account_routes(
                 return False
             try:
                 await manager.job(stream_id, generation=int(number), **identity.owner())
-            except (NotFound, Gone):
+            except (NotFound, Gone, UnreadableRecord):
                 return False
             return True
 
@@ -61,11 +63,8 @@ def account_routes(
     async def usage(request: Request) -> Response:
         identity = await identify(request)
         asked = request.query_params.get("generation")
-        if asked is not None and not (asked.isascii() and asked.isdigit() and 0 < len(asked) < 16):
-            raise InvalidArgument(f"generation must be a whole number from 1, not {asked[:40]!r}", field="generation")
-        job = await manager.job(
-            request.path_params["stream_id"], generation=int(asked) if asked else None, **identity.owner()
-        )
+        generation = None if asked is None else whole("generation", asked, 1)
+        job = await manager.job(request.path_params["stream_id"], generation=generation, **identity.owner())
         found = msgspec.to_builtins(await ledger.usage(job.key))
         calls = [{**call, "generation": job.label} for call in found["calls"]]
         return _json({**found, "generation": job.label, "calls": calls, "account": job.account})
@@ -94,13 +93,6 @@ def _account(identity: Identity) -> str:
     if identity.account is None:
         raise NotFound("you have no account here")
     return identity.account
-
-
-def _limit(request: Request) -> int:
-    value = request.query_params.get("limit", str(_PAGE))
-    if not (value.isascii() and value.isdigit() and 0 < len(value) < 16 and 0 < int(value) <= _LARGEST):
-        raise InvalidArgument(f"limit must be a whole number from 1 to {_LARGEST}, not {value[:40]!r}", field="limit")
-    return int(value)
 
 
 def _json(body: Any) -> Response:

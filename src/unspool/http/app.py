@@ -22,13 +22,13 @@ from starlette.staticfiles import StaticFiles
 
 from unspool.errors import StoreUnavailable
 from unspool.http.auth import Authenticate
-from unspool.http.door import Answer
+from unspool.http.dialects.durable_wire import EXPOSED
+from unspool.http.door import Answer, Door
 from unspool.http.metrics import metrics
 from unspool.http.openapi import document
 from unspool.http.problem import http_problem, problem
 from unspool.http.pump import DEFAULTS, StreamOptions
-from unspool.http.requests import MAX_BODY
-from unspool.http.routes import router
+from unspool.http.routes import router_of
 from unspool.manager import GenerationManager
 
 WEB: Final = Path(__file__).parent.parent / "web"
@@ -36,6 +36,14 @@ CLIENT: Final = next(
     (path for path in (WEB / "client", WEB.parents[2] / "clients/js/src") if path.is_dir()), WEB / "client"
 )
 """The JavaScript client that the page is made with: a wheel carries it beside the page, a checkout in its own place."""
+
+_EXPOSED: Final = (
+    "Content-Location", "Retry-After", "WWW-Authenticate", "X-Should-Retry", "X-Unspool-Generation",
+    "X-Unspool-Log", "X-Unspool-Stream", "X-Vercel-AI-UI-Message-Stream", "X-Workflow-Run-Id",
+    "X-Workflow-Stream-Tail-Index", EXPOSED,
+)  # fmt: skip
+"""Headers of our answers that pages of other origins may read: by name, since "*" is the name of one where the page
+sends the user's cookies."""
 
 _PING: Final = 1.0  # seconds in which the store must answer a probe
 
@@ -62,7 +70,7 @@ def create_app(
     about: Mapping[str, Any] | None = None,
     allowed_hosts: list[str] | None = None,
     stream_options: StreamOptions = DEFAULTS,
-    max_body: int = MAX_BODY,
+    max_body: int | None = None,
     models: Sequence[str] = (),
     allowed_origins: Collection[str] = (),
 ) -> Starlette:
@@ -103,35 +111,28 @@ def create_app(
     async def openapi(_: Request) -> Response:
         return _json(document(bearer=authenticate is not None, ledger=manager.billing.ledger is not None))
 
+    door = Door(
+        manager, run, resumable=resumable, authenticate=authenticate, account=account, stream_options=stream_options,
+        max_body=max_body, models=models, allowed_origins=allowed_origins,
+    )  # fmt: skip
     routes: list[BaseRoute] = [
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/about", tell_about),
         Route("/openapi.json", openapi),
         Route("/metrics", metrics(manager)),
-        *router(
-            manager,
-            run=run,
-            dialects=dialects,
-            resumable=resumable,
-            authenticate=authenticate,
-            account=account,
-            stream_options=stream_options,
-            max_body=max_body,
-            models=models,
-            allowed_origins=allowed_origins,
-        ).routes,
+        *router_of(door, dialects).routes,
     ]
     if page:
         routes.append(Route("/", _page))
         routes.append(Mount("/static/client", _Static(directory=CLIENT)))
         routes.append(Mount("/static", _Static(directory=WEB)))
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)] if allowed_hosts else []
-    if allowed_origins:
+    if door.allowed_origins:
         middleware.append(
             Middleware(
-                CORSMiddleware, allow_origins=list(allowed_origins), allow_methods=["*"], allow_headers=["*"],
-                allow_credentials="*" not in allowed_origins, expose_headers=["*"],
+                CORSMiddleware, allow_origins=sorted(door.allowed_origins), allow_methods=["*"], allow_headers=["*"],
+                allow_credentials="*" not in door.allowed_origins, expose_headers=_EXPOSED,
             )
         )  # fmt: skip
     app = Starlette(

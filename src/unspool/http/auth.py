@@ -56,14 +56,18 @@ async def identify(authenticate: Authenticate | None, request: HTTPConnection) -
 
 
 def bearer(tokens: Sequence[str]) -> Authenticate:
-    """A hook that takes these bearer tokens; all of them are one user, since they say nothing about who holds them."""
+    """A hook that takes these bearer tokens; all of them are one user, since they say nothing about who holds them.
+
+    One may be given as a string.
+    """
+    known = (tokens,) if isinstance(tokens, str) else tuple(tokens)
 
     def authenticate(request: HTTPConnection) -> Identity | None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
+        if scheme.lower() != "bearer" or not given:
             return None
         # All are compared, in constant time: how long a refusal takes tells nothing.
-        matches = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
+        matches = [hmac.compare_digest(given.encode(), token.encode()) for token in known]
         return Identity("token") if any(matches) else None
 
     return authenticate

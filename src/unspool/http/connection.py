@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, cast
 
@@ -20,6 +21,13 @@ SEND_BUFFER: Final = 64 * 1024
 """Bytes: a reader that does not read is noticed after this much, not after the kernel's 4 MB."""
 AHEAD: Final = 64 * 1024
 """Bytes of further requests that a connection holds while it answers one; beyond them it does not read."""
+HEAD: Final = 64 * 1024
+"""Bytes that the head of a request may have, and a line that announces a chunk of its body."""
+LATE: Final = 64 * 1024
+"""Bytes of a chunked body that are read after its answer; each may be a chunk of its own."""
+
+_EMPTY: Final = re.compile(rb"[\r\n]*")
+_SIZE: Final = re.compile(rb"([0-9a-fA-F]++)[^\n]*+\n")
 
 _TRANSPARENT: Final = frozenset(
     {
@@ -63,14 +71,47 @@ class Lending:
             )  # fmt: skip
 
 
+class ChunkedBody:
+    """The framing of a chunked body: it finds the end, and leaves all else to the parser."""
+
+    __slots__ = ("_last", "_left")
+
+    def __init__(self) -> None:
+        self._left = 0  # bytes before the next line: the rest of a chunk, and the line break behind it
+        self._last = False  # the last chunk was there: only trailers are to come, and an empty line
+
+    def end(self, data: bytearray) -> int:
+        """Return how many of these bytes, which follow those of the last call, belong to the body.
+
+        A line that is not complete is not counted; it has to be in the data of the next call.
+        """
+        at, there = self._left, len(data)
+        while at < there and not self._last:
+            line = _SIZE.match(data, at)
+            if line is None:
+                if data.find(b"\n", at) >= 0:
+                    return there  # it is no chunk: the parser refuses it
+                break
+            size = int(line[1], 16)
+            at = line.end() + (size + 2 if size else 0)
+            self._last = not size
+        while self._last and at < there and (after := data.find(b"\n", at) + 1):
+            line, at = data[at:after], after
+            if not line.strip(b"\r\n"):
+                break
+        self._left = max(0, at - there)
+        return min(at, there)
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, one request at a time: what a client sends ahead is parsed when its turn has come.
 
-    A message without Content-Length ends with an empty line, and so does the head of one that has it. Input is cut
-    there, so the parser never sees more than the request that is being received.
+    Input is cut where a request ends, so the parser never sees more than the request that is being received. Its head
+    ends with an empty line; its body is given to the parser as it comes, in one piece.
     """
 
-    __slots__ = ("_ahead", "_context", "_left", "_link", "_received")  # its dict is full: more would cost a viewer 2 kB
+    # Its dict is full: more would cost a viewer 2 kB.
+    __slots__ = ("_ahead", "_chunks", "_context", "_head", "_late", "_left", "_link", "_received")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,9 +119,17 @@ class Protocol(HttpToolsProtocol):
         self._context = contextvars.copy_context()
         self._link: Link | None = None
         self._received = True  # the current request is here as a whole
+        self._head = 0  # bytes of its head so far
         self._left = 0  # bytes of its body that are to come, where Content-Length says so
+        self._chunks: ChunkedBody | None = None  # its body, where it is chunked
+        self._late = 0  # bytes of a chunked body that came when it was answered
 
     def data_received(self, data: bytes) -> None:
+        if self._chunks is not None and self._answering is None:
+            self._late += len(data)
+            if self._late > LATE:
+                self.transport.close()
+                return
         self._ahead += data
         self._parse()
 
@@ -88,10 +137,12 @@ class Protocol(HttpToolsProtocol):
         while not self._busy and not self.transport.is_closing() and (end := self._end()):
             piece = bytes(self._ahead[:end])
             del self._ahead[:end]
-            self._left = max(0, self._left - end)
             super().data_received(piece)
-        if self._busy and len(self._ahead) > AHEAD:
-            self.flow.pause_reading()
+        if self._busy:
+            if len(self._ahead) > AHEAD:
+                self.flow.pause_reading()
+        elif max(self._head, len(self._ahead)) > HEAD and not self.transport.is_closing():
+            self.send_400_response("A line or the head of the request is too long.")
 
     @property
     def _answering(self) -> RequestResponseCycle | None:
@@ -106,29 +157,68 @@ class Protocol(HttpToolsProtocol):
 
     def _end(self) -> int:
         """How many of the bytes that are here may be parsed: none beyond the end of the request."""
+        if self._chunks is not None:
+            return self._chunks.end(self._ahead)
         if self._left:
-            return min(self._left, len(self._ahead))
+            end = min(self._left, len(self._ahead))
+            self._left -= end
+            return end
+        if self._received:  # empty lines before a request mean nothing
+            del self._ahead[: _EMPTY.match(self._ahead).end()]  # type: ignore[union-attr]
         found = self._ahead.find(b"\n\r\n")
-        if found >= 0:
-            return found + 3
         # What may become an empty line waits for the rest of it.
-        return len(self._ahead) - (2 if self._ahead.endswith(b"\n\r") else self._ahead.endswith(b"\n"))
+        held = 2 if self._ahead.endswith(b"\n\r") else self._ahead.endswith(b"\n")
+        end = found + 3 if found >= 0 else len(self._ahead) - held
+        self._head += end
+        return end
+
+    def _unset_keepalive_if_required(self) -> None:
+        if self._received:  # a body that still comes when it was answered does not keep the connection open
+            super()._unset_keepalive_if_required()
+
+    @property
+    def _unsupported(self) -> bool:
+        """The head asks for a protocol that is not spoken here."""
+        parser = self.parser
+        return parser is not None and parser.should_upgrade() and not self._should_upgrade()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._received = False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._chunks is None:  # trailers are no headers: a proxy in front may not have looked at them
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._head = 0
+        if self._unsupported:
+            return
+        named = dict(self.headers)
+        self._left = int(named.get(b"content-length", 0))
+        self._chunks = ChunkedBody() if b"transfer-encoding" in named else None
         super().on_headers_complete()
-        self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         if self._should_upgrade():
             return  # there is no response to lend it to
         extensions = cast("dict[str, object]", self.scope.setdefault("extensions", {}))
         extensions[LINK] = self._link = Link(self.cycle, cast(Lending, self.config.app))
 
     def on_message_complete(self) -> None:
+        if self._unsupported:
+            return
         super().on_message_complete()
-        self._received, self._left = True, 0
+        self._received, self._left, self._chunks, self._late = True, 0, None, 0
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # Such an upgrade is ignored (RFC 9110, 7.8). But the parser would pass over the body: it gets the head once
+        # more, without the upgrade.
+        assert self.parser is not None
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self.send_400_response("CONNECT is not supported.")
+            return
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        super().data_received(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -141,12 +231,6 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()  # it would be a part of the response that is under way
         else:
             super().send_400_response(msg)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        # The parser takes what follows for another protocol, and a body that was declared with it: it is no request.
-        super()._unsupported_upgrade_warning()
-        self.cycle.keep_alive = False
-        self._ahead.clear()
 
     def handle_websocket_upgrade(self) -> None:
         self._ahead.clear()  # a client may not send frames before it has the answer
@@ -262,8 +346,10 @@ class Link:
         if lost is not None:
             lost()
 
-    def close(self) -> None:
+    def close(self, within: float) -> None:
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(within, self._transport.abort)
         self._cycle.disconnected = True  # uvicorn expects nothing more of this response
 
     def abort(self) -> None:

@@ -14,7 +14,7 @@ from unspool import projecting, starting
 from unspool.http.auth import Authenticate, Identity, identify
 from unspool.http.origins import origins_of, refuse_foreign
 from unspool.http.pump import DEFAULTS, StreamOptions
-from unspool.http.requests import MAX_BODY, StartRequest, body_of
+from unspool.http.requests import MAX_APPEND, MAX_BODY, StartRequest, body_of
 from unspool.http.stream import ProjectedStream
 from unspool.jobs import Job, Owner
 from unspool.manager import GenerationManager
@@ -40,7 +40,7 @@ class Door:
         authenticate: Authenticate | None = None,
         account: str | None = None,
         stream_options: StreamOptions = DEFAULTS,
-        max_body: int = MAX_BODY,
+        max_body: int | None = None,
         models: Sequence[str] = (),
         allowed_origins: Collection[str] = (),
     ) -> None:
@@ -48,7 +48,8 @@ class Door:
         self.allowed_origins = origins_of(allowed_origins)
         self.models = models
         self.stream_options = stream_options
-        self.max_body = max_body
+        self.max_body = MAX_BODY if max_body is None else max_body
+        self.max_append = MAX_APPEND if max_body is None else max_body
         self._run = run
         self._kinds: dict[str, type[Projection]] = {}
         self._resumable = resumable

@@ -47,7 +47,6 @@ _EVENT: Final = {
 _SCHEMAS: Final = msgspec.json.schema_components([ResumeState, Metadata])[1]
 _RESUME: Final = _SCHEMAS["ResumeState"]["properties"]
 _METADATA: Final = {"type": "object", "properties": _SCHEMAS["Metadata"]["properties"]}
-_SUMS: Final = ("posted", "held", "available", "debt", "floor")
 _WHY: Final = {
     400: "The request is not valid",
     401: "Credentials are missing or wrong",

@@ -11,28 +11,39 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final, TypeVar
 
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unspool.errors import ConfigurationError, ForeignOrigin
-from unspool.http.problem import problem
+from unspool.http.problem import Shape, problem
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _AMBIENT: Final = frozenset({"", "basic", "digest", "negotiate", "ntlm"})
 """Schemes of `Authorization` that a browser adds by itself; a page that adds another one is asked about first."""
-_ORIGIN: Final = re.compile(r"https?://[^/\s?#@]+")
+_ORIGIN: Final = re.compile(r"(https?)://[^/\s?#@]+")
+_USUAL_PORT: Final = {"http": ":80", "https": ":443"}
 _BAD_HANDSHAKE: Final = 1008
 
 
 def origins_of(given: Collection[str]) -> frozenset[str]:
-    """The origins whose pages may change things; "*" is any. Raises ConfigurationError for what is none."""
-    for origin in (given,) if isinstance(given, str) else given:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ConfigurationError(
-                f"allowed_origins: {origin!r} is no origin; write scheme and host, and the port where it is not the "
-                "usual one, as in https://app.example or http://localhost:5173; no path, no slash at the end"
-            )
-    return frozenset(origin.lower() for origin in given)
+    """The origins whose pages may change things, as browsers write them; "*" is any. One may be given as a string.
+
+    Raises ConfigurationError for what is no origin.
+    """
+    return frozenset(map(_as_sent, (given,) if isinstance(given, str) else given))
+
+
+def _as_sent(given: str) -> str:
+    found = _ORIGIN.fullmatch(given.lower())
+    if found is not None:
+        return found[0].removesuffix(_USUAL_PORT[found[1]])
+    if given == "*":
+        return given
+    raise ConfigurationError(
+        f"allowed_origins: {given!r} is no origin; write scheme and host, and the port where it is not the "
+        "usual one, as in https://app.example or http://localhost:5173; no path, no slash at the end"
+    )
 
 
 def refuse_foreign(request: HTTPConnection, allowed: Collection[str]) -> None:
@@ -64,37 +75,39 @@ def refuse_foreign(request: HTTPConnection, allowed: Collection[str]) -> None:
 R = TypeVar("R", bound=BaseRoute)
 
 
-def guard(routes: Iterable[R], allowed: Collection[str]) -> list[R]:
-    """The routes behind the check: WebSockets, and all requests but those that read."""
+def guard(routes: Iterable[R], allowed: Collection[str], shape: Shape = problem) -> list[R]:
+    """The routes behind the check: WebSockets, and all requests but those that read. One that is behind it already
+    stays as it is. `shape`: that of a refusal."""
     guarded = list(routes)
     for route in guarded:
         if isinstance(route, Route | WebSocketRoute) and not isinstance(route.app, _Guarded):
             # FastAPI includes a route by its endpoint, Starlette calls its app.
-            route.app = route.endpoint = _Guarded(route.app, allowed)
+            route.app = route.endpoint = _Guarded(route.app, allowed, shape)
     return guarded
 
 
 class _Guarded:
     """A route's application behind the check."""
 
-    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, allowed: Collection[str], shape: Shape) -> None:
         self._app = app
         self._allowed = allowed
+        self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("method") not in _READING:
             try:
                 refuse_foreign(HTTPConnection(scope), self._allowed)
             except ForeignOrigin as error:
-                await _refused(error, scope, receive, send)
+                await self._refuse(self._shape(error), scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-
-async def _refused(error: ForeignOrigin, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a problem, or close a handshake where the server has no way to answer it."""
-    extensions: dict[str, Any] = scope.get("extensions") or {}
-    if scope["type"] == "websocket" and "websocket.http.response" not in extensions:
-        await send({"type": "websocket.close", "code": _BAD_HANDSHAKE})
-    else:
-        await problem(error)(scope, receive, send)
+    @staticmethod
+    async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or close a handshake where the server has no way to answer it."""
+        extensions: dict[str, Any] = scope.get("extensions") or {}
+        if scope["type"] == "websocket" and "websocket.http.response" not in extensions:
+            await send({"type": "websocket.close", "code": _BAD_HANDSHAKE})
+        else:
+            await response(scope, receive, send)

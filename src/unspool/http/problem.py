@@ -16,6 +16,8 @@ from starlette.responses import Response
 from unspool.errors import UnspoolError
 
 Handler = Callable[[Request], Awaitable[Response]]
+Shape = Callable[[UnspoolError], Response]
+"""The response for an error, as the clients of one protocol know it."""
 
 
 def problem(error: UnspoolError) -> Response:
@@ -46,7 +48,7 @@ def _response(
     return Response(msgspec.json.encode(body), status, headers, media_type="application/problem+json")
 
 
-def answering(handler: Handler, shape: Callable[[UnspoolError], Response] = problem) -> Handler:
+def answering(handler: Handler, shape: Shape = problem) -> Handler:
     """A handler whose UnspoolErrors become problem JSON, or another shape."""
 
     @wraps(handler)

@@ -31,6 +31,19 @@ LARGE: Final = 32 * 1024
 """Bytes that are not copied for the sake of a line, and that no live write takes: whoever waits for the socket does."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """`heartbeat`: seconds of silence before a keep-alive. `send_timeout`: seconds that a socket may refuse to drain.
+    `retry`: milliseconds after which a client reconnects."""
+
+    heartbeat: float = 15.0
+    send_timeout: float = 30.0
+    retry: int = 1000
+
+
+DEFAULTS: Final = StreamOptions()
+
+
 class Link(Protocol):
     """A connection that our own server lends to a stream: writes without the detour, a way to cut it, and a response
     that goes on when the application has returned."""
@@ -70,9 +83,9 @@ class Link(Protocol):
         """The response is complete. Nothing happens when the client is gone."""
         ...
 
-    def close(self) -> None:
-        """Cut the connection once what was written has left: the response stays visibly incomplete. Nothing that is
-        sent afterwards arrives."""
+    def close(self, within: float) -> None:
+        """Cut the connection once what was written has left, or after so many seconds: the response stays visibly
+        incomplete. Nothing that is sent afterwards arrives."""
         ...
 
     def abort(self) -> None:
@@ -104,8 +117,10 @@ class _Unsendable:
         raise Cut(repr(self._why))
 
 
-async def cut(link: Link | None, send: Send, why: Exception) -> None:
+async def cut(link: Link | None, send: Send, why: Exception, within: float = DEFAULTS.send_timeout) -> None:
     """End a response so that its client sees that it is not whole, through any middleware.
+
+    `within`: seconds in which the client has to read what was written before.
 
     Raises Cut on servers that are not ours, and on ours what is not an UnspoolError.
     """
@@ -114,7 +129,7 @@ async def cut(link: Link | None, send: Send, why: Exception) -> None:
         given.add_done_callback(_taken)
         await asyncio.wait((given,), timeout=1.0)  # it stays on its way where the client does not read
         raise Cut(repr(why)) from why
-    link.close()
+    link.close(within)
     if not isinstance(why, UnspoolError):
         raise why
 
@@ -122,19 +137,6 @@ async def cut(link: Link | None, send: Send, why: Exception) -> None:
 def _taken(given: asyncio.Future[None]) -> None:
     if not given.cancelled():
         given.exception()  # it is meant
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
-    """`heartbeat`: seconds of silence before a keep-alive. `send_timeout`: seconds that a socket may refuse to drain.
-    `retry`: milliseconds after which a client reconnects."""
-
-    heartbeat: float = 15.0
-    send_timeout: float = 30.0
-    retry: int = 1000
-
-
-DEFAULTS: Final = StreamOptions()
 
 
 async def pump(
@@ -230,7 +232,7 @@ class _Pump:
                 await self._go_on(first)
         except Exception as error:  # noqa: BLE001
             self._end()
-            await cut(self._link, self._send, error)
+            await cut(self._link, self._send, error, self._options.send_timeout)
         except asyncio.CancelledError:
             self._end()
             raise
@@ -243,7 +245,7 @@ class _Pump:
         why = await self._deliver(first)
         if why is not None:
             self._end()
-            await cut(self._link, self._send, why)
+            await cut(self._link, self._send, why, self._options.send_timeout)
         elif self._viewer.end is None:
             self._task = None
         else:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
-from unspool.errors import BadRequest, BodyTooLarge, InvalidArgument, UnsupportedMediaType
+from unspool.errors import BadRequest, BodyTooLarge, InvalidArgument, UnspoolError, UnsupportedMediaType
 from unspool.jobs import Metadata
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body, by default."""
-
+MAX_APPEND = 16 * 1024 * 1024
+"""Bytes of one append to a durable stream, by default."""
+_WHOLE: Final = re.compile(r"0|[1-9]\d{0,15}", re.ASCII)
+_SAFE: Final = 2**53 - 1
+"""The largest number that every client can hold exactly."""
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]*$")]
 """A name that can travel in URLs, headers and keys."""
@@ -73,10 +78,26 @@ class StartRequest(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 
 
+def is_whole(text: str) -> bool:
+    """Whether it is a whole number from 0: digits, without sign, leading zeros or exponent."""
+    return _WHOLE.fullmatch(text) is not None
+
+
+def whole(
+    field: str, value: str, least: int = 0, most: int = _SAFE, *,
+    refusal: type[UnspoolError] = InvalidArgument, form: str = "",
+) -> int:  # fmt: skip
+    """A whole number in these bounds. Raises `refusal`, with the field, and `form` as what it must be."""
+    if is_whole(value) and least <= int(value) <= most:
+        return int(value)
+    bounds = f"from {least}" if most == _SAFE else f"from {least} to {most}"
+    raise refusal(f"{field} must be {form or f'a whole number {bounds}'}, not {value[:40]!r}", field=field)
+
+
 async def received(request: Request, limit: int) -> bytes:
     """The request's body. Raises BodyTooLarge, as soon as it is known to be."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if is_whole(declared) and int(declared) > limit:
         raise BodyTooLarge(f"the body has {declared} bytes; this server takes {limit}", limit=limit)
     body = bytearray()
     async for chunk in request.stream():

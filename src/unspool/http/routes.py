@@ -22,7 +22,7 @@ from unspool.http.door import Answer, Door, json_response
 from unspool.http.origins import guard
 from unspool.http.problem import answering, problem
 from unspool.http.pump import DEFAULTS, StreamOptions
-from unspool.http.requests import MAX_BODY, AbortBody, StartBody, StartRequest, body_of
+from unspool.http.requests import AbortBody, StartBody, StartRequest, body_of, whole
 from unspool.http.stream import EventStream
 from unspool.jobs import Job, Status, check_id
 from unspool.manager import GenerationManager
@@ -31,6 +31,8 @@ from unspool.resume import resume_state
 
 _OUTCOMES: Final = {Stopped: "stopped", AlreadySettled: "already_settled", SaveFailed: "save_failed"}
 _LISTED: Final = 100
+_READ: Final = ("/events", "/usage")
+"""What is read of a stream beside its status, at the end of its URL."""
 
 
 def router(
@@ -42,7 +44,7 @@ def router(
     authenticate: Authenticate | None = None,
     account: str | None = None,
     stream_options: StreamOptions = DEFAULTS,
-    max_body: int = MAX_BODY,
+    max_body: int | None = None,
     models: Sequence[str] = (),
     allowed_origins: Collection[str] = (),
 ) -> Router:
@@ -50,10 +52,10 @@ def router(
 
     `run` is what a POST starts. `authenticate` gets each request and answers the user's id, an Identity, or None for
     401; without it every caller is the same nobody: only for a server that nobody else can reach. `stream_options`:
-    heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused. `models`: names of those
-    that `run` knows, for clients that ask for a list. `allowed_origins`: origins beside the server's own whose pages
-    may start, stop and delete, and open sockets ("*": any); a page of another one is refused with 403. Those pages need
-    CORS as well, which is the application's.
+    heart-beats and time-outs of streams. `max_body`: bytes above which a request is refused (None: 1 MiB, and 16 MiB
+    for one append to a durable stream). `models`: names of those that `run` knows, for clients that ask for a list.
+    `allowed_origins`: origins beside the server's own whose pages may start, stop and delete, and open sockets ("*":
+    any); a page of another one is refused with 403. Those pages need CORS as well, which is the application's.
 
     `dialects`: names of `unspool.http.DIALECTS` (None: all of them); the native one is always there.
 
@@ -64,6 +66,11 @@ def router(
         manager, run, resumable=resumable, authenticate=authenticate, account=account, stream_options=stream_options,
         max_body=max_body, models=models, allowed_origins=allowed_origins,
     )  # fmt: skip
+    return router_of(door, dialects)
+
+
+def router_of(door: Door, dialects: Collection[str] | None) -> Router:
+    """The same over a door."""
     routes = [*_Native(door).routes(), *dialect_routes(door, dialects)]
     return _router_class()(routes=guard(routes, door.allowed_origins))
 
@@ -102,6 +109,11 @@ class _Native:
         if key is not None:
             check_id("Idempotency-Key", key)
         stream_id = request.path_params["stream_id"]
+        if stream_id.endswith(_READ):
+            raise InvalidArgument(
+                f"stream_id must not end with {' or '.join(_READ)}: the URL of its status would be of another stream",
+                field="stream_id",
+            )
         details = StartRequest(
             stream_id,
             msgspec.to_builtins(body.messages),
@@ -210,8 +222,4 @@ def _summary(job: Job) -> dict[str, Any]:
 
 def _whole(request: Request, name: str) -> int | None:
     value = request.query_params.get(name)
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdigit() and len(value) < 16 and int(value) > 0):
-        raise InvalidArgument(f"{name} must be a whole number from 1, not {value[:40]!r}", field=name)
-    return int(value)
+    return None if value is None else whole(name, value, 1)

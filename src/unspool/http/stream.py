@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from unspool.errors import BadRequest, InvalidPosition, UnspoolError
 from unspool.http.problem import problem
 from unspool.http.pump import DEFAULTS, LINK, StreamOptions, cut, pump
+from unspool.http.requests import whole
 from unspool.jobs import Job, User
 from unspool.manager import GenerationManager
 from unspool.projecting import Projected
@@ -40,7 +41,7 @@ class Position:
 
 def position_of(headers: Mapping[str, str], query: QueryParams) -> Position:
     """From `Last-Event-ID`, else `?after=`, else the first record. Raises BadRequest, naming the field."""
-    generation = _number("generation", query["generation"], 1) if "generation" in query else None
+    generation = whole("generation", query["generation"], 1, refusal=BadRequest) if "generation" in query else None
     snapshot = _flag("snapshot", query.get("snapshot", "0"))
     log = query.get("log", "")
     token, field = headers.get("last-event-id", ""), "Last-Event-ID"
@@ -48,15 +49,13 @@ def position_of(headers: Mapping[str, str], query: QueryParams) -> Position:
         token, field = query.get("after", "0"), "after"
     claimed, dash, offset = token.partition("-")
     if not dash:
-        return Position(generation, _number(field, token, 0), snapshot, log=log)
-    return Position(generation, _number(field, offset, 0), snapshot, _number(field, claimed, 0), log)
+        return Position(generation, _offset(field, token), snapshot, log=log)
+    return Position(generation, _offset(field, offset), snapshot, _offset(field, claimed), log)
 
 
-def _number(field: str, value: str, least: int) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) < 16) or int(value) < least:
-        form = "an offset, or a generation, a dash and an offset" if least == 0 else f"a whole number from {least}"
-        raise BadRequest(f"{field} must be {form}, not {value[:40]!r}", field=field)
-    return int(value)
+def _offset(field: str, value: str) -> int:
+    form = "an offset, or a generation, a dash and an offset"
+    return whole(field, value, refusal=BadRequest, form=form)
 
 
 def _flag(field: str, value: str) -> bool:
@@ -109,7 +108,7 @@ class EventStream(Response):
         away, or this replica is going, is cut off instead, and comes again."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
-        await cut(scope.get("extensions", {}).get(LINK), send, error)
+        await cut(scope.get("extensions", {}).get(LINK), send, error, self._options.send_timeout)
 
     async def _attach(self) -> Viewer | None:
         """The viewer that the request asks for; None when there is nothing to come at its position."""

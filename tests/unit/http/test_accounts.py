@@ -12,7 +12,9 @@ import pytest
 from tests.conftest import Serving
 from tests.waiting import HANG
 from unspool import GenerationManager, InvalidArgument, Options
+from unspool.errors import UnreadableRecord
 from unspool.http import Identity, StartRequest, create_app
+from unspool.jobs import Job, Owner
 from unspool.ledger import Ledger, LedgerOptions, Prices, Rates
 from unspool.ledger.database import Transaction
 from unspool.producer import Generation
@@ -141,6 +143,30 @@ async def test_of_a_shared_account_each_is_told_what_is_their_own(serving: Servi
             assert sum(entry["key"] is None for entry in found) == 3
             for stream in (f"of-{other}-0", f"of-{other}-1"):
                 assert (await client.get(f"/v1/streams/{stream}/usage", headers=users[name])).status_code == 404
+
+
+async def test_a_generation_that_cannot_be_read_costs_no_other_entry(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was for is not told, as of one that is another's."""
+    ledger, ann = books(), {"x-user": "ann", "x-account": "team"}
+    manager = GenerationManager(ledger=ledger)
+    async with serving(create_app(manager, run=answer, authenticate=who)) as client:
+        await ledger.grant("team", 10_000_000, id="one")
+        for stream in ("a", "b"):
+            assert (await client.post(f"/v1/streams/{stream}/generations", json=HELLO, headers=ann)).is_success
+            assert (await ended(client, stream, ann))[-1] == "completed"
+        get = manager.store.get
+
+        async def newer(name: str, generation: int | None = None, *, owner: Owner | None = None) -> Job:
+            if name == "a":
+                raise UnreadableRecord
+            return await get(name, generation, owner=owner)
+
+        monkeypatch.setattr(manager.store, "get", newer)
+        answered = await client.get("/v1/account/entries", headers=ann)
+        assert answered.status_code == 200
+        assert [entry["generation"] for entry in answered.json()["entries"]] == ["b/1", None, None]
 
 
 async def test_pages_split_a_moment_between_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,16 @@ async def test_send_and_resume(serving: Serving) -> None:
         assert (await answer(opened))[-1]["type"] == "error"
 
 
+async def test_a_send_is_idempotent_by_its_header_in_any_case(serving: Serving) -> None:
+    """A repeated send attaches: its chunks are those of the first one."""
+    async with serving(create_app(GenerationManager(options=OPTIONS), run=hello)) as client, socket(client) as opened:
+        sent = list[list[Json]]()
+        for name in ("Idempotency-Key", "idempotency-key", "IDEMPOTENCY-KEY"):
+            await say(opened, "send", messages=[{"role": "user", "parts": []}], headers={name: "one"})
+            sent.append(await answer(opened))
+        assert sent == sent[:1] * 3
+
+
 async def test_many_requests_share_a_socket(serving: Serving) -> None:
     """Chats of their own, at once; an id is used once, and there is a bound."""
     async with serving(create_app(GenerationManager(options=OPTIONS), run=endless)) as client, socket(client) as opened:

@@ -18,7 +18,7 @@ from tests.conftest import Serving
 from tests.waiting import HANG
 from unspool import GenerationManager, Options
 from unspool.durable import token
-from unspool.http import Identity
+from unspool.http import Identity, StartRequest, StreamOptions, create_app
 from unspool.http.dialects.durable_live import LiveOptions
 from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
 from unspool.http.pump import Cut
@@ -64,6 +64,26 @@ async def served(serving: Serving, *, live: LiveOptions | None = None, **how: An
         app.state.manager = manager
         async with serving(app) as client:
             yield Served(client, manager)
+
+
+async def test_options_of_a_router_are_those_of_its_durable_streams(serving: Serving) -> None:
+    """A heart-beat comes in their event streams, and an append above `max_body` is refused; by default 16 MiB are."""
+    options = StreamOptions(heartbeat=0.01)
+    app = create_app(GenerationManager(), run=unused, stream_options=options, max_body=1000)
+    async with serving(app) as client, asyncio.timeout(HANG):
+        assert (await client.put("/v1/stream/a", headers=TEXT, content=b"x" * 1001)).status_code == 413
+        assert (await client.put("/v1/stream/a", headers=TEXT, content=b"x" * 1000)).status_code == 201
+        async with client.stream("GET", "/v1/stream/a?offset=now&live=sse") as response:
+            beats = 0
+            async for line in response.aiter_lines():
+                beats += line.startswith(":")
+                if beats == 3:
+                    break
+    async with serving(create_app(GenerationManager(), run=unused)) as client:
+        assert (await client.put("/v1/stream/a", headers=TEXT, content=b"x" * 2_000_000)).status_code == 201
+
+
+async def unused(gen: Generation, request: StartRequest) -> None: ...
 
 
 async def test_somebody_else_s_is_not_there(serving: Serving) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.conftest import Serving
 from unspool import ConfigurationError, GenerationManager, Options
+from unspool.errors import StoreUnavailable, TooManyGenerations, Unauthenticated, UnspoolError
 from unspool.http import StartRequest, create_app, router
 from unspool.http.dialects.durable_streams import SubscriptionOptions, durable_routes
 from unspool.http.dialects.langgraph.projection import run_id
@@ -56,16 +57,23 @@ async def endless(gen: Generation, request: StartRequest) -> None:
     await asyncio.Event().wait()
 
 
-def changing(routes: list[BaseRoute]) -> Iterator[tuple[str, str]]:
-    """Method and path of all requests that do not only read, as the route table has them."""
+def changing(routes: list[BaseRoute], but: Collection[str] = READING) -> Iterator[tuple[str, str]]:
+    """Method and path of all requests, as the route table has them: those that do not only read, or others."""
     for route in routes:
         if isinstance(route, Mount):
-            yield from ((method, route.path + path) for method, path in changing(list(route.routes)))
+            yield from ((method, route.path + path) for method, path in changing(list(route.routes or ()), but))
         elif isinstance(route, Route):
             methods = route.methods or {"POST", "PUT", "PATCH", "DELETE"}
             names = {name: VALUES.get(name, "s") for name in route.param_convertors}
             path = route.path.replace(":path}", "}").format(**names)
-            yield from ((method, path) for method in sorted(set(methods) - READING))
+            yield from ((method, path) for method in sorted(set(methods).difference(but)))
+
+
+def told(body: dict[str, Any]) -> tuple[str, str, str]:
+    """The code, the sentence and the field of an error, in whatever shape the route's protocol has for it."""
+    if isinstance(body.get("error"), dict):  # OpenAI's
+        return body["error"]["code"], body["error"]["message"], body["error"]["param"]
+    return body["code"], body["error"] if "error" in body else body["detail"], body["field"]
 
 
 @dataclass
@@ -121,11 +129,54 @@ async def test_no_route_that_changes_something_takes_a_foreign_page(serving: Ser
                     sent: dict[str, Any] = {**body, "headers": headers}
                     answer = await here.client.request(method, path, **sent)
                     assert answer.status_code == 403, (method, path, said, body)
-                    problem = answer.json()
-                    assert problem["code"] == "foreign_origin"
-                    assert "--allow-origin" in problem["detail"]
-                    assert problem["field"].lower() in said
+                    code, sentence, field = told(answer.json())
+                    assert code == "foreign_origin"
+                    assert "--allow-origin" in sentence
+                    assert field.lower() in said
         assert await here.state() == before
+
+
+async def test_a_refusal_has_the_shape_of_the_route_s_protocol(serving: Serving) -> None:
+    """As all its other errors; OpenAI's and LibreChat's clients find their sentence."""
+    async with world(serving) as here:
+        for path, names in (
+            ("/v1/chat/completions", {"error"}),
+            ("/v1/responses", {"error"}),
+            ("/api/agents/chat", {"error", "message", "code", "field"}),
+            ("/v1/streams/t/generations", {"type", "title", "status", "detail", "code", "field"}),
+        ):
+            answer = await here.client.post(path, json={}, headers=FOREIGN["origin"])
+            assert answer.status_code == 403
+            assert set(answer.json()) == names
+
+
+@pytest.mark.parametrize(
+    ("error", "header"),
+    [
+        (Unauthenticated, "www-authenticate"), (TooManyGenerations, "retry-after"), (StoreUnavailable, "retry-after"),
+    ],
+)  # fmt: skip
+async def test_a_refusal_has_its_headers_in_every_shape(
+    serving: Serving, error: type[UnspoolError], header: str
+) -> None:
+    """On all of the table, for reading and for changing."""
+
+    def nobody(request: HTTPConnection) -> str | None:
+        raise error
+
+    manager = GenerationManager(options=OPTIONS, ledger=Ledger.from_url("sqlite://"))
+    app = create_app(manager, run=endless, authenticate=nobody)
+    more = durable_routes(manager, authenticate=nobody, subscriptions=SubscriptionOptions())
+    app.router.routes.append(Mount("/more", routes=more))
+    table = [*changing(app.routes, ("HEAD", "OPTIONS")), ("GET", "/more/v1/stream/__ds/subscriptions/s")]
+    refused = set[str]()
+    async with serving(app) as client:
+        for method, path in table:
+            answer = await client.request(method, path)
+            if answer.status_code == error.status:
+                assert header in answer.headers, (method, path)
+                refused.add(path)
+    assert len(refused) > 50
 
 
 OWN: dict[str, dict[str, str]] = {
@@ -221,6 +272,57 @@ async def test_pages_that_are_allowed_may_read_the_answers(serving: Serving) -> 
             assert answer.headers["access-control-allow-origin"] in ("*", "https://app.example")
     async with world(serving) as here:
         assert "access-control-allow-origin" not in (await here.client.get("/v1/streams/s", headers=ask)).headers
+
+
+SAFE = {"cache-control", "content-language", "content-length", "content-type", "expires", "last-modified", "pragma"}
+"""What any page may read (Fetch, CORS-safelisted response-header name)."""
+NOT_FOR_PAGES = {
+    "access-control-allow-credentials", "access-control-allow-origin", "access-control-expose-headers", "connection",
+    "content-encoding",
+    "cross-origin-resource-policy", "date", "transfer-encoding", "vary", "x-accel-buffering", "x-content-type-options",
+}  # fmt: skip
+
+
+async def test_pages_that_are_allowed_may_read_the_headers_of_the_answers(serving: Serving) -> None:
+    """By name: with the user's cookies "*" stands for a header of that name alone."""
+    run = f"/threads/s/runs/{run_id('s', 1)}"
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", "/v1/streams/s/events", {}),
+        ("GET", f"{run}/stream", {}),
+        ("GET", "/v1/streams/none", {}),
+        ("POST", "/v1/chat/completions", {"json": {**HELLO, "stream": True}}),
+        ("POST", "/v1/responses", {"json": {"input": "hi", "stream": True}}),
+        ("POST", "/threads/t/runs", {"json": {"assistant_id": "agent", "if_not_exists": "create"}}),
+        ("POST", "/api/chat", {"json": {"id": "c", "messages": [{"role": "user", "parts": []}]}}),
+        ("PUT", "/v1/stream/x", {"content": b"a", "headers": {"content-type": "text/plain"}}),
+        ("GET", "/v1/stream/x?offset=-1", {}),
+        ("GET", "/v1/stream/generations/s/1?offset=-1&live=long-poll", {}),
+    ]
+    seen, page = set[str](), {"origin": "https://app.example"}
+    async with world(serving, allowed_origins=["https://app.example"]) as here:
+        for method, path, sent in asked:
+            headers = {**sent.pop("headers", {}), **page}
+            async with here.client.stream(method, path, headers=headers, **sent) as answer:
+                exposed = {name.strip().lower() for name in answer.headers["access-control-expose-headers"].split(",")}
+                hidden = set(answer.headers) - exposed - SAFE - NOT_FOR_PAGES
+                assert not hidden, (method, path, answer.status_code)
+                seen |= set(answer.headers)
+    assert seen >= {"location", "stream-next-offset", "x-unspool-log", "x-unspool-stream", "x-workflow-run-id"}
+
+
+@pytest.mark.parametrize(
+    "given", ["https://app.example", ["https://App.Example"], ["HTTPS://app.example:443"], {"https://app.example"}]
+)
+async def test_an_origin_may_be_written_in_every_way(serving: Serving, given: Collection[str]) -> None:
+    """A browser's is in lower case and without the usual port; CORS and the check know it by the same name."""
+    said = {"origin": "https://app.example"}
+    async with world(serving, allowed_origins=given) as here:
+        answer = await here.client.post("/v1/streams/s/abort", headers=said)
+        assert answer.json()["outcome"] == "stopped"
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        for other in ("https://app.example:80", "http://app.example", "https://h"):
+            refused = await here.client.post("/v1/streams/s/generations", json=HELLO, headers={"origin": other})
+            assert refused.status_code == 403
 
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://app.example/x", "ftp://x", ""])

@@ -313,6 +313,25 @@ async def test_who_goes_away_stops_what_nobody_else_follows(serving: Serving, mo
         await other.close()
 
 
+@pytest.mark.parametrize("path", ["stream", "join"])
+async def test_a_head_request_is_no_follower(serving: Serving, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Nothing is told of its leaving: the run is still stopped when the client that follows leaves."""
+    monkeypatch.setattr(responses, "PATIENCE", 0.0)
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start(await server.thread())
+        one = f"/threads/{run['thread_id']}/runs/{run['run_id']}"
+        follower = Closing(server.client, "GET", f"{one}/stream?cancel_on_disconnect=1")
+        await follower.begun()
+        head = Closing(server.client, "HEAD", f"{one}/{path}?cancel_on_disconnect=1")
+        await head.begun()
+        await head.close()
+        await until(lambda: len(server.manager.replica.viewers) == 1)
+        await follower.close()
+        while (await server.manager.job(run["thread_id"])).status != "aborted":
+            await asyncio.sleep(0.01)
+
+
 async def test_who_waits_is_kept_alive_and_cut_where_the_server_goes(serving: Serving) -> None:
     """Line feeds come until the answer does; an answer that does not come is no end."""
     async with served(serving, stream_options=StreamOptions(heartbeat=0.01)) as server:

@@ -14,6 +14,8 @@ from starlette.requests import HTTPConnection
 from tests.conftest import Serving
 from unspool import GenerationManager, Options
 from unspool.http import Identity, StartRequest, create_app
+from unspool.http.auth import bearer
+from unspool.ledger import Ledger
 from unspool.producer import Generation
 from unspool.sse import Decoder, Message
 
@@ -223,6 +225,15 @@ async def test_every_verb_checks_the_owner(serving: Serving) -> None:
         assert (await client.get("/v1/streams/s", headers=mine)).json()["active"]
 
 
+@pytest.mark.parametrize("tokens", ["secret", ["other", "secret"]])
+async def test_a_token_is_taken_as_a_whole(serving: Serving, tokens: str | list[str]) -> None:
+    """Also where it is given as a string, which is a sequence of letters."""
+    async with serving(create_app(GenerationManager(), run=hello, authenticate=bearer(tokens))) as client:
+        for given, status in (("secret", 200), ("s", 401), ("secre", 401)):
+            answer = await client.get("/v1/streams", headers={"authorization": f"Bearer {given}"})
+            assert answer.status_code == status, given
+
+
 async def test_listing(serving: Serving) -> None:
     """The caller's own, by status; a status that does not exist is refused by name."""
     async with serving(create_app(GenerationManager(options=OPTIONS), run=endless)) as client:
@@ -243,6 +254,28 @@ async def test_stream_ids_survive_the_url(serving: Serving, stream: str) -> None
     async with serving(create_app(GenerationManager(options=OPTIONS), run=hello)) as client:
         started = await start(client, stream)
         assert (await follow(client, started["events_url"]))[-1].event == "completed"
+
+
+@pytest.mark.parametrize("stream", ["a%2Fgenerations", "a%2Fabort", "events", "a%2Fevents%2Fb", "a%2Fusages"])
+async def test_what_was_started_is_what_its_status_tells_of(serving: Serving, stream: str) -> None:
+    async with serving(create_app(GenerationManager(options=OPTIONS), run=endless)) as client:
+        started = await start(client, stream)
+        status = await client.get(f"/v1/streams/{stream}")
+        assert status.json()["stream_id"] == started["stream_id"]
+        stopped = await client.post(f"/v1/streams/{stream}/abort")
+        assert stopped.json()["stream_id"] == started["stream_id"]
+
+
+@pytest.mark.parametrize("ledger", [False, True])
+@pytest.mark.parametrize("stream", ["a%2Fevents", "a/events", "a%2Fusage"])
+async def test_a_stream_whose_status_would_be_of_another_one_is_not_started(
+    serving: Serving, stream: str, ledger: bool
+) -> None:
+    manager = GenerationManager(options=OPTIONS, ledger=Ledger.from_url("sqlite://") if ledger else None)
+    async with serving(create_app(manager, run=endless)) as client:
+        refused = await client.post(f"/v1/streams/{stream}/generations", json=HELLO)
+        assert (refused.status_code, refused.json()["field"]) == (422, "stream_id")
+        assert (await manager.counts()).total == 0
 
 
 @pytest.mark.parametrize("stream", ["%00", "%C3%BC", "x" * 257])

@@ -244,7 +244,8 @@ class _Session:
                     **frame.body, "id": frame.id, "messages": frame.messages, "trigger": frame.trigger,
                     "messageId": frame.message_id,
                 }  # fmt: skip
-                job = await self._served.send(self._identity, given, frame.headers.get("idempotency-key"))
+                named = {name.lower(): value for name, value in frame.headers.items()}
+                job = await self._served.send(self._identity, given, named.get("idempotency-key"))
                 position = 0
             else:
                 job = await self._served.latest(self._identity, frame.id)

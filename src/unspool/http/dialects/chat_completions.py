@@ -23,6 +23,7 @@ from unspool.http.dialects.openai_api import (
     body_of,
     ended,
     failed_response,
+    guarded,
     headers_of,
     metadata_of,
     model_routes,
@@ -182,12 +183,10 @@ def routes(door: Door) -> list[BaseRoute]:
     """The routes of this dialect."""
     door.keep(ChatCompletions)
     served = _Completions(door)
-    return [
-        Route(
-            "/v1/chat/completions", answering(served.create), methods=["POST"], name="unspool.chat_completions.create"
-        ),
-        *model_routes(door),
-    ]
+    create = Route(
+        "/v1/chat/completions", answering(served.create), methods=["POST"], name="unspool.chat_completions.create"
+    )
+    return guarded(door, [create, *model_routes(door)])
 
 
 class _Completions:

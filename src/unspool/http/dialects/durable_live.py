@@ -114,7 +114,7 @@ class EventStream:
             self._leave()
             if isinstance(error, UnspoolError):
                 _log.info("a reader of a durable stream is let go: %s", error)
-            await cut(self._link, send, error)
+            await cut(self._link, send, error, self._options.send_timeout)
         finally:
             if watcher is not None:
                 watcher.cancel()

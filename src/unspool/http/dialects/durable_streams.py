@@ -42,7 +42,7 @@ from unspool.http.dialects.durable_wire import (
 from unspool.http.door import Door
 from unspool.http.origins import guard, origins_of
 from unspool.http.problem import problem
-from unspool.http.requests import received
+from unspool.http.requests import MAX_APPEND, is_whole, received
 from unspool.jobs import Owner
 from unspool.manager import GenerationManager
 
@@ -56,25 +56,27 @@ class SubscriptionOptions:
     local_webhooks: bool = False
 
 
-MAX_BODY: Final = 16 * 1024 * 1024
-"""Bytes of one append, by default."""
+PREFIX: Final = "/v1/stream"
 
 _GENERATIONS: Final = "generations/"
 
 
 def routes(door: Door) -> list[BaseRoute]:
     """The routes of this dialect as every application has them: for pages of its own origin, without subscriptions."""
-    return [*durable_routes(door.manager, authenticate=door.authenticate, allowed_origins=door.allowed_origins)]
+    live = LiveOptions(heartbeat=door.stream_options.heartbeat, send_timeout=door.stream_options.send_timeout)
+    streams = DurableStreams(door.manager)
+    dialect = _Dialect(door.manager, streams, PREFIX, door.authenticate, live, door.max_append, door.allowed_origins)
+    return [_route(dialect, PREFIX)]
 
 
 def durable_routes(
     manager: GenerationManager,
     *,
-    prefix: str = "/v1/stream",
+    prefix: str = PREFIX,
     authenticate: Authenticate | None = None,
     options: DurableOptions | None = None,
     live: LiveOptions | None = None,
-    max_body: int = MAX_BODY,
+    max_body: int = MAX_APPEND,
     allowed_origins: Collection[str] = (),
     subscriptions: SubscriptionOptions | None = None,
 ) -> list[Route]:
@@ -89,7 +91,11 @@ def durable_routes(
     dialect = _Dialect(manager, streams, root, authenticate, live or LiveOptions(), max_body, allowed)
     if subscriptions is not None:
         dialect.subscribe(subscriptions)
-    return guard([Route(f"{root}/{{path:path}}", dialect, name="unspool.durable_streams")], allowed)
+    return guard([_route(dialect, root)], allowed)
+
+
+def _route(dialect: _Dialect, prefix: str) -> Route:
+    return Route(f"{prefix}/{{path:path}}", dialect, name="unspool.durable_streams")
 
 
 Verb = Callable[[Request, Identity, str], Awaitable[Response]]
@@ -259,11 +265,11 @@ class _Dialect:
         self, request: Request, identity: Identity, path: str, receive: Receive
     ) -> Response | EventStream:
         stream_id, _, number = path.removeprefix(_GENERATIONS).rpartition("/")
-        if not stream_id or not (number.isascii() and number.isdigit()):
+        if not stream_id or not is_whole(number):
             raise NotFound
         if request.method not in ("GET", "HEAD"):
             return _not_allowed("GET, HEAD")
-        source = GenerationSource(self._manager, self._streams.shared, identity, stream_id, int(number[:15]))
+        source = GenerationSource(self._manager, self._streams.shared, identity, stream_id, int(number))
         if request.method == "GET":
             return await self._get(request, source, receive)
         headers = position(await source.read(None))

@@ -15,6 +15,7 @@ from unspool.durable.offsets import number_of, token
 from unspool.durable.subscription import LEASE, LINKS, Ack, Fenced, Subscription, Terms, owner_in
 from unspool.durable.subscriptions import Subscriptions
 from unspool.errors import BadRequest, InvalidArgument, NotFound, Unauthenticated, UnspoolError
+from unspool.http.problem import refusal_headers
 from unspool.http.requests import MAX_BODY, body_of
 from unspool.jobs import Owner, check_id
 
@@ -198,4 +199,6 @@ def _json(body: object, status: int = 200, *, media_type: str = "application/jso
 
 
 def _refused(error: UnspoolError, status: int) -> Response:
-    return _json({"error": {"code": error.code.upper(), "message": error.message, **error.details}}, status)
+    response = _json({"error": {"code": error.code.upper(), "message": error.message, **error.details}}, status)
+    response.headers.update(refusal_headers(status))
+    return response

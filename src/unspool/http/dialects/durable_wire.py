@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from starlette.datastructures import Headers, QueryParams
 from unspool.durable import Append, Chunk, Fork, Info, Producer, Wish, number_of, token
 from unspool.durable.entries import Content, is_json, is_text, media_type, messages_of
 from unspool.errors import BadRequest
+from unspool.http.requests import is_whole, whole
 
 EPOCH: Final = datetime(2024, 10, 9, tzinfo=UTC).timestamp()
 """Cursors count intervals from here on."""
@@ -47,10 +49,9 @@ _TOLD: Final = {
     "expected_seq": "producer-expected-seq",
     "received_seq": "producer-received-seq",
 }
-_WHOLE: Final = re.compile(r"0|[1-9]\d{0,15}", re.ASCII)
-_SAFE: Final = 2**53 - 1
 _NAME: Final = 256
 """Characters of a producer's id: a stream remembers thousands of them."""
+_number: Final = partial(whole, refusal=BadRequest)
 _LINE: Final = re.compile(r"\r\n|\r|\n")
 
 
@@ -67,7 +68,7 @@ def wish_of(headers: Headers, prefix: str) -> Wish:
         media_type(content_type)
     return Wish(
         content_type=content_type,
-        ttl=None if ttl is None else whole("Stream-TTL", ttl),
+        ttl=None if ttl is None else _number("Stream-TTL", ttl),
         expires_at=None if at is None else _moment(at),
         close=flag(headers, "stream-closed"),
         fork=_fork(headers, prefix, inherits=ttl is None and at is None),
@@ -86,7 +87,7 @@ def _fork(headers: Headers, prefix: str, *, inherits: bool) -> Fork | None:
     return Fork(
         source=path.removeprefix(prefix),
         at=None if at is None else number_of(at, field="Stream-Fork-Offset"),
-        sub=0 if sub is None else whole("Stream-Fork-Sub-Offset", sub),
+        sub=0 if sub is None else _number("Stream-Fork-Sub-Offset", sub),
         inherits=inherits,
     )
 
@@ -130,14 +131,7 @@ def _producer(headers: Headers) -> Producer | None:
         raise BadRequest("Producer-Id, Producer-Epoch and Producer-Seq belong together", field="Producer-Id")
     if len(name) > _NAME:
         raise BadRequest(f"Producer-Id has {_NAME} characters at most", field="Producer-Id")
-    return Producer(name, whole("Producer-Epoch", epoch), whole("Producer-Seq", seq))
-
-
-def whole(field: str, value: str) -> int:
-    """A whole number without sign, leading zeros or exponent. Raises BadRequest."""
-    if not _WHOLE.fullmatch(value) or int(value) > _SAFE:
-        raise BadRequest(f"{field} must be a whole number from 0, not {value[:40]!r}", field=field)
-    return int(value)
+    return Producer(name, _number("Producer-Epoch", epoch), _number("Producer-Seq", seq))
 
 
 def flag(headers: Headers, name: str) -> bool:
@@ -173,7 +167,7 @@ def place_of(query: QueryParams) -> Place:
         raise BadRequest("live reading needs an offset; -1 is the beginning, now is the end", field="offset")
     offset = offsets[0] if offsets else "-1"
     after = None if offset == "now" else 0 if offset == "-1" else number_of(offset)
-    return Place(after, live, int(cursor) if _WHOLE.fullmatch(cursor) else None)
+    return Place(after, live, int(cursor) if is_whole(cursor) else None)
 
 
 # what an answer says

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from unspool.errors import BadRequest, GenerationConflict, NotFound, UnspoolError, ViewerReleased
 from unspool.http.auth import Identity
 from unspool.http.door import Door, json_response
+from unspool.http.origins import guard
 from unspool.http.problem import Handler, refusal_headers
 from unspool.http.problem import answering as shaped
 from unspool.http.requests import StartRequest
@@ -58,6 +60,11 @@ def _type(status: int) -> str:
 def answering(handler: Handler) -> Handler:
     """A handler whose UnspoolErrors become errors in OpenAI's shape."""
     return shaped(handler, error_response)
+
+
+def guarded(door: Door, routes: Iterable[BaseRoute]) -> list[BaseRoute]:
+    """The routes behind the check of origins, which refuses in OpenAI's shape."""
+    return guard(routes, door.allowed_origins, error_response)
 
 
 T = TypeVar("T")

@@ -233,7 +233,7 @@ class Runs:
 
     def _cancels(self, request: Request) -> bool:
         """Whether the client's leaving stops the run: then a GET changes something, which a foreign page may not."""
-        cancels = _flag(request.query_params, "cancel_on_disconnect")
+        cancels = _flag(request.query_params, "cancel_on_disconnect") and request.method != "HEAD"
         if cancels:
             self._door.refuse_foreign(request)
         return cancels

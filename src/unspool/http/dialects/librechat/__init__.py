@@ -7,8 +7,6 @@ that speaks this: a run is given the user's message, and all else that the clien
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
-from functools import wraps
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +19,8 @@ from unspool.errors import BadRequest, Gone, NotFound, UnspoolError
 from unspool.http.dialects.librechat.projection import NO_PARENT, LibreChat, user_message
 from unspool.http.dialects.values import as_number, as_object
 from unspool.http.door import Door, json_response
+from unspool.http.origins import guard
+from unspool.http.problem import Handler, answering, refusal_headers
 from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
 
@@ -53,7 +53,7 @@ def routes(door: Door) -> list[BaseRoute]:
     door.keep(LibreChat)
     served = _Chat(door)
     base = "/api/agents/chat"
-    return [
+    routes = [
         Route(
             f"{base}/stream/{{stream_id:path}}", _told(served.follow), methods=["GET"], name="unspool.librechat.follow"
         ),
@@ -65,6 +65,7 @@ def routes(door: Door) -> list[BaseRoute]:
         Route(base, _told(served.start), methods=["POST"], name="unspool.librechat.start"),
         Route(f"{base}/{{endpoint}}", _told(served.start), methods=["POST"], name="unspool.librechat.endpoint"),
     ]
+    return [*guard(routes, door.allowed_origins, _error_response)]
 
 
 class _Chat:
@@ -156,15 +157,11 @@ class _Chat:
         return json_response({"success": True, "aborted": stream_id})
 
 
-def _told(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """Errors as this client reads them: the sentence in `error` and in `message`."""
+def _error_response(error: UnspoolError) -> Response:
+    """The response for an error, as this client reads it: the sentence in `error` and in `message`."""
+    body = {"error": error.message, "message": error.message, "code": error.code, **error.details}
+    return json_response(body, error.status, refusal_headers(error.status))
 
-    @wraps(handler)
-    async def wrapped(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except UnspoolError as error:
-            body = {"error": error.message, "message": error.message, "code": error.code, **error.details}
-            return json_response(body, error.status)
 
-    return wrapped
+def _told(handler: Handler) -> Handler:
+    return answering(handler, _error_response)

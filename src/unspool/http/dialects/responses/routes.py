@@ -18,6 +18,7 @@ from unspool.http.dialects.openai_api import (
     answering,
     body_of,
     ended,
+    guarded,
     headers_of,
     metadata_of,
     model_routes,
@@ -28,7 +29,7 @@ from unspool.http.dialects.responses.inputs import items_of, numbered, to_chat
 from unspool.http.dialects.responses.projection import Responses
 from unspool.http.dialects.responses.resource import echo
 from unspool.http.door import Door, json_response
-from unspool.http.requests import StartRequest
+from unspool.http.requests import StartRequest, whole
 from unspool.jobs import Job, Status
 
 Json = dict[str, Any]
@@ -77,7 +78,7 @@ def routes(door: Door) -> list[BaseRoute]:
         Route(path, answering(handler), methods=[method], name=f"unspool.responses.{name}")
         for path, handler, method, name in listed
     )
-    return [*made, *model_routes(door)]
+    return guarded(door, [*made, *model_routes(door)])
 
 
 class _Responses:
@@ -237,6 +238,4 @@ def _conversation(body: CreateBody) -> str | None:
 def _number(field: str, value: str | None, default: int) -> int:
     if value is None or value == "":
         return default
-    if not (value.isascii() and value.isdigit() and len(value) < 16):
-        raise BadRequest(f"{field} must be a whole number, not {value[:40]!r}", field=field)
-    return int(value)
+    return whole(field, value, refusal=BadRequest)
