@@ -24,7 +24,7 @@ AHEAD: Final = 64 * 1024
 HEAD: Final = 64 * 1024
 """Bytes that the head of a request may have, and a line that announces a chunk of its body."""
 LATE: Final = 64 * 1024
-"""Bytes of a chunked body that are read after its answer; each may be a chunk of its own."""
+"""Bytes of a chunked body that are parsed after its answer; each may be a chunk of its own."""
 
 _EMPTY: Final = re.compile(rb"[\r\n]*")
 _SIZE: Final = re.compile(rb"([0-9a-fA-F]++)[^\n]*+\n")
@@ -127,8 +127,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._chunks is not None and self._answering is None:
             self._late += len(data)
-            if self._late > LATE:
-                self.transport.close()
+            if self._late > LATE:  # read on, or closing would take the answer away from a client that still sends
                 return
         self._ahead += data
         self._parse()
