@@ -67,7 +67,9 @@ class Supervisor:
             except StoreUnavailable as error:
                 self._watch.suspend(self._now())
                 _log.warning("the store is unavailable: %s", error)
-            except Exception:  # noqa: BLE001
+            except (Exception, asyncio.CancelledError):
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
                 # One bad round must not end the care of all that comes after it.
                 _log.exception("periodic work failed; it goes on with the next round")
 

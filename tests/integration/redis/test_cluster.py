@@ -11,6 +11,8 @@ from tests.integration.redis.conftest import Gates, Starting
 from tests.integration.redis.processes import Follower, check_exact, numbers, until
 from tests.servers import redis as servers
 from tests.servers.redis import Move, RedisServer
+from tests.waiting import until as eventually
+from unspool.backends.redis.topology import Cluster, of_url
 from unspool.client import Client
 from unspool.errors import StoreUnavailable
 from unspool.jobs import Status
@@ -145,6 +147,28 @@ async def test_a_move_that_takes_longer_than_a_lease_holds_up_its_own_streams_al
     moved.end()
     check_exact(await held.end(), 400)
     assert (held.types[-1], held.connections) == ("completed", 1)
+
+
+async def test_commands_to_a_node_that_leaves_the_cluster_fail_as_in_any_outage(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under way or queued: their callers are told that the store is away. A cancellation would end their tasks."""
+    cluster, _ = of_url(url)
+    assert isinstance(cluster, Cluster)
+    await cluster.open()
+    key = b"{leaves}"
+    callers: list[asyncio.Task[None]] = []
+    for sent in (1, 1):
+        callers.append(asyncio.create_task(cluster.call(key, b"BLPOP", key, 0)))
+        await eventually(lambda: cluster._pipes)
+        await eventually(lambda sent=sent: cluster.pipe(key).commands == sent)
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster._client, "get_nodes", list)
+        cluster._refresh()
+        await asyncio.wait(callers)
+    assert [type(caller.exception()) for caller in callers if not caller.cancelled()] == [StoreUnavailable] * 2
+    await cluster.call(key, b"SET", key, "back", b"PX", 60_000)
+    await cluster.close()
 
 
 def elsewhere(nodes: Nodes, stream: str) -> tuple[str, str]:

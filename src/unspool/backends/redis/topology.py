@@ -152,9 +152,9 @@ class Cluster(Topology):
     async def close(self) -> None:
         if self._refreshing is not None:
             self._refreshing.cancel()
-        for pipe in self._pipes.values():
+        pipes, self._pipes = self._pipes, {}
+        for pipe in pipes.values():
             await pipe.close()
-        self._pipes.clear()
         if self._owned:
             await self._client.aclose()
 
@@ -195,7 +195,7 @@ class Cluster(Topology):
             moves += 1
             try:
                 if asking is not None:
-                    return await asking.ask((b"ASKING",), command, much=much)[1]
+                    return (await asyncio.gather(*asking.ask((b"ASKING",), command, much=much)))[1]
                 return await self.pipe(key).call(*command, much=much)
             except MovedError as error:
                 asking = None
@@ -209,18 +209,20 @@ class Cluster(Topology):
             except AskError as error:
                 node = self._client.get_node(node_name=str(error).rpartition(" ")[2])  # "ASK slot host:port"
                 if node is None:
-                    await self._refreshed()
+                    await asyncio.wait([self._refresh()])
                 else:
                     asking = self._pipe_to(node)
             except StoreUnavailable:
-                self._refresh()
+                if self._pipes:  # else this topology is closed
+                    self._refresh()
                 raise
         raise StoreUnavailable("the Redis cluster is moving the slot of this key")
 
-    def _refresh(self) -> None:
-        """Ask the cluster anew who holds what: something has changed."""
+    def _refresh(self) -> asyncio.Task[None]:
+        """Ask the cluster again which node holds which slots, unless it is being asked."""
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refreshed(), name="redis cluster")
+        return self._refreshing
 
     async def _refreshed(self) -> None:
         try:
@@ -230,7 +232,8 @@ class Cluster(Topology):
             return  # it is asked again by the next call that fails
         names = {node.name for node in self._client.get_nodes()}
         for name in [name for name in self._pipes if name not in names]:
-            await self._pipes.pop(name).close()
+            await self._pipes[name].close()
+            del self._pipes[name]
 
 
 def _to_node(node: Any) -> AbstractConnection:
