@@ -83,7 +83,7 @@ class RedisStore:
         stream = self._keys.stream(new.name)
         owner = wire.owner_bytes(new.owner)
         request, expected = new.request_id or "", "" if new.expect_generation is None else new.expect_generation
-        seen = await self._redis.run("peek", stream, owner, request, expected)
+        seen = await self._redis.run("peek", stream, owner, new.token, request, expected)
         if seen[0] == b"free":
             # Indexes first: what is created can always be found, and what is not is found to be missing.
             _, floor = await asyncio.gather(self._indexes.enter(new.name, owner, new.lease), self._floor.note())
@@ -212,17 +212,14 @@ class RedisStore:
         job = wire.job_of(key.stream_id, found)
         if key.is_other(job.token):
             raise Fenced(f"{key} is lost, and another one has its number")
-        if won:
-            await self._indexes.end(key, job.status)
-            self._unpacked[key] = job.last_offset
-            return Sealed(job, won=True)
         terminal = job.terminal
         repeated = (
             epoch == job.lease.epoch and terminal is not None and (terminal.type, terminal.payload) == (type, payload)
         )
-        if repeated:  # the answer to the first try was lost, and what should have followed it may have been, too
+        if won or repeated:  # a first try whose answer was lost may have ended before this
             await self._indexes.end(key, job.status)
-        return Sealed(job, won=repeated and expires_at is None)
+            self._unpacked[key] = job.last_offset
+        return Sealed(job, won=won == 1 or (repeated and expires_at is None))
 
     async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:
         reply = await self._redis.run(

@@ -7,9 +7,10 @@ local stream_id, channels, owner, token, request = ARGV[1], ARGV[2], ARGV[3], AR
 local known = redis.call('HMGET', stream, 'owner', 'used', 'token')
 local used = tonumber(known[2] or '0')
 if known[1] and known[1] ~= owner then return { 'not_found' } end
-if known[3] == token then -- the answer to the first try was lost
+local made = known[3] == token and job(stream, known[2])
+if made then -- the answer to the first try was lost
   local before = redis.call('HGET', stream .. ':' .. known[2], 'before')
-  return { 'created', job(stream, known[2]), before and job(stream, before) }
+  return { 'created', made, before and job(stream, before) }
 end
 if request ~= '' then
   local number = redis.call('HGET', stream, 'r:' .. request)
