@@ -91,22 +91,14 @@ class Indexes:
         self, index: bytes, limit: int, beyond: float | None, clocks: dict[str, float]
     ) -> list[tuple[bytes, bytes]]:
         """Members whose lease has run out, or ends more than `beyond` seconds from now, with their scores."""
-        due: list[tuple[bytes, bytes]] = []
-        low = b"-inf"
-        while len(due) < limit:
-            now, *flat = await self._redis.run("due", index, low, 0, _AT_ONCE)
-            clocks[self._redis.node(index)] = float(now)
-            due += zip(flat[::2], flat[1::2], strict=True)
-            if len(flat) < 2 * _AT_ONCE:
-                break
-            low = b"(" + flat[-1]
+        # In one piece: leases that were renewed in one call end at one time, and no score tells where a page of them ends.
+        reply, *due = await self._redis.run("due", index, 0, limit)
+        now = clocks[self._redis.node(index)] = float(reply)
         if beyond is not None:
-            now = clocks[self._redis.node(index)]
-            flat = await self._redis.call(
+            due += await self._redis.call(
                 index, b"ZRANGEBYSCORE", index, now + beyond, now + _FAR, b"WITHSCORES", b"LIMIT", 0, limit
             )
-            due += zip(flat[::2], flat[1::2], strict=True)
-        return due[:limit]
+        return list(zip(due[::2], due[1::2], strict=True))[:limit]
 
     async def _look(self, index: bytes, member: bytes, score: bytes, clocks: dict[str, float]) -> Job | None:
         """The job behind an entry, if its lease has run out."""
@@ -147,7 +139,7 @@ class Indexes:
     async def _due(self, index: Callable[[int], bytes], age: float, limit: int) -> list[tuple[bytes, bytes, bytes]]:
         """Members whose time lies so many seconds back, each with its index and its score."""
         names = [index(shard) for shard in range(SHARDS)]
-        replies = await asyncio.gather(*(self._redis.run("due", name, b"-inf", age, limit) for name in names))
+        replies = await asyncio.gather(*(self._redis.run("due", name, age, limit) for name in names))
         return [
             (name, member, score)
             for name, (_, *flat) in zip(names, replies, strict=True)
