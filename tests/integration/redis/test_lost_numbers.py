@@ -161,6 +161,26 @@ async def test_what_is_left_of_a_lost_one_is_not_inherited(redis: RedisServer, s
     assert (await store.read(made.key, 0, 10)).records == []
 
 
+@pytest.mark.parametrize("evicted", ["unspool:{s}:1:fence", "unspool:{s}:1"], ids=["fence", "job"])
+async def test_a_generation_of_which_half_is_lost_is_not_there(
+    redis: RedisServer, store: RedisStore, evicted: str
+) -> None:
+    """A database that evicts has taken one of its keys: it takes nothing more, and the next one comes in its place."""
+    old = (await store.create(NewJob(stream_id="s", owner=Owner("u"), replica="a", lease=60.0))).job
+    redis.ask("DEL", evicted)
+    with pytest.raises(Fenced):
+        await store.update(old.key, 1, {"title": "old"})
+    with pytest.raises(Gone):
+        await store.seal(old.key, 1, "completed", b"{}")
+    assert await store.take_over(old.key, 1, "b", 60.0) is None
+    assert [one.held for one in await store.renew("a", [(old.key, 1)], 60.0)] == [False]
+    with pytest.raises(Gone):
+        await store.get("s")
+    made = await store.create(NewJob(stream_id="s", owner=Owner("u"), replica="a", lease=60.0))
+    assert (made.job.generation, made.replaced) == (2, None)
+    assert [job.key for job in await store.jobs(Owner("u"), None, 10)] == [made.job.key]
+
+
 async def test_a_replica_whose_run_is_lost_may_run_the_other_one(redis: RedisServer) -> None:
     """Both under one number in one process: only the lost one is stopped."""
     async with GenerationManager.from_url(redis.url, options=OPTIONS) as manager, asyncio.timeout(60):

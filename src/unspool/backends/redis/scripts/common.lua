@@ -18,10 +18,11 @@ local function is_over(left, lease)
   return left <= 0 or left > lease * 9 / 8
 end
 
--- epoch and last offset as strings, and whether the log is sealed; nothing for a generation that is not there
+-- Epoch and last offset as strings, and whether the log is sealed; nothing for a generation that is not there, or of which
+-- a database that evicts has left one half: the fence or the job.
 local function fence(key)
   local found = redis.call('GET', key .. ':fence')
-  if not found then return nil end
+  if not found or redis.call('EXISTS', key) == 0 then return nil end
   local epoch, last, sealed = string.match(found, '^(%d+):(%d+)(.*)$')
   return epoch, last, sealed ~= ''
 end

@@ -22,8 +22,8 @@ if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= used then return { 'conflict', used } 
 local number = string.format('%d', math.max(used, tonumber(ARGV[15]), tonumber(ARGV[16])) + 1)
 local replaced = false
 local before = stream .. ':' .. string.format('%d', used)
-if used > 0 and ACTIVE[redis.call('HGET', before, 'status')] then
-  local epoch, last = fence(before)
+local epoch, last = fence(before)
+if epoch and ACTIVE[redis.call('HGET', before, 'status')] then
   seal(stream, ARGV[14], string.format('%d', used), epoch, last, ARGV[13], 'replaced', '{"by_generation":' .. number .. '}', ARGV[11])
   call_owner(channels, redis.call('HGET', before, 'replica'), stream_id, used)
   replaced = job(stream, string.format('%d', used))
