@@ -91,7 +91,7 @@ class Indexes:
         self, index: bytes, limit: int, beyond: float | None, clocks: dict[str, float]
     ) -> list[tuple[bytes, bytes]]:
         """Members whose lease has run out, or ends more than `beyond` seconds from now, with their scores."""
-        # In one piece: leases that were renewed in one call end at one time, and no score tells where a page of them ends.
+        # In one piece: leases that were renewed in one call have one score, so none tells where a page of them ends.
         reply, *due = await self._redis.run("due", index, 0, limit)
         now = clocks[self._redis.node(index)] = float(reply)
         if beyond is not None:

@@ -65,6 +65,7 @@ class RedisChannel:
             async with asyncio.timeout(self._redis.timeout):
                 await self._connect()
         except (RedisError, OSError, TimeoutError) as error:
+            await self._disconnect()
             raise StoreUnavailable(f"Redis cannot be reached for hints: {error}") from error
         self._listener = asyncio.create_task(self._listen(), name="redis hints")
 
@@ -100,9 +101,8 @@ class RedisChannel:
         try:
             while self._told and self._connection is not None:
                 told, self._told = self._told, []
-                await send_on(self._connection, told)
-        except (RedisError, OSError):
-            pass  # the listener notices, and subscribes to everything anew
+                with contextlib.suppress(RedisError, OSError):  # the listener notices, and connects again
+                    await send_on(self._connection, told)
         finally:
             self._telling = None
 
@@ -111,9 +111,10 @@ class RedisChannel:
     async def _connect(self) -> None:
         connection = self._redis.connect()
         await connection.connect()
+        # From here on a change is told to this connection. It cannot overtake this list, which is written in this step.
+        self._connection = connection
         self._told.clear()
         await send_on(connection, [(b"SUBSCRIBE", channel) for channel in (self._own, *self._watched)])
-        self._connection = connection
 
     async def _listen(self) -> None:
         attempt = 0
