@@ -162,8 +162,8 @@ class JobStore(Protocol):
     async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
         """Up to `limit` records with offsets above `after`. Raises NotFound or Gone.
 
-        A store that can lose what it has accepted compares the key's log in this and in every fenced verb: Gone, or
-        Fenced, where the number is another generation's by now.
+        A store that can lose what it has accepted compares the key's log in this and in every verb that changes a job:
+        Gone, or Fenced, where the number is another generation's by now; False from `delete`.
         """
         ...
 

@@ -136,17 +136,20 @@ async def test_every_verb_tells_the_two_apart(redis: RedisServer, store: RedisSt
     ):
         with pytest.raises(Fenced):
             await refused
+    for gone in (store.read(key, 0, 10), store.request_abort(key, "user", None), store.mark_synced(key, True)):
+        with pytest.raises(Gone):
+            await gone
     assert [one.held for one in await store.renew("a", [(key, 1)], 60.0)] == [False]
     assert await store.take_over(key, 1, "b", 60.0) is None
     assert await store.checkpoint(key) is None
-    with pytest.raises(Gone):
-        await store.read(key, 0, 10)
     assert await store.checkpoint(new.key) == Checkpoint(1, b"new")
     assert [record.data["text"] for record in (await store.read(new.key, 0, 10)).records] == ["new"]
     assert await store.get("s") == new
     assert (await store.seal(new.key, 1, "completed", b"{}")).won
     with pytest.raises(Fenced):
         await store.seal(key, 1, "failed", b"{}")
+    assert not await store.delete(key)
+    assert await store.delete(new.key)
 
 
 async def test_what_is_left_of_a_lost_one_is_not_inherited(redis: RedisServer, store: RedisStore) -> None:

@@ -130,7 +130,7 @@ class Indexes:
         """Delete the generation behind an entry, if it was this call that did."""
         key = key_of(member)
         done = await self._redis.run(
-            "delete", self._keys.stream(key.stream_id), key.generation, completed_retention, retention
+            "delete", self._keys.stream(key.stream_id), key.generation, key.log, completed_retention, retention
         )
         if done:
             await self._redis.run("drop", index, member, score, 0)

@@ -223,14 +223,17 @@ class RedisStore:
 
     async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:
         reply = await self._redis.run(
-            "abort", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels,
+            "abort", self._keys.stream(key.stream_id), key.generation, key.log, key.stream_id, self._keys.channels,
             wire.json_bytes(by), wire.json_bytes(reason),
         )  # fmt: skip
-        return _found(key.stream_id, key.generation, reply, None)
+        job = _found(key.stream_id, key.generation, reply, None)
+        if key.is_other(job.token):
+            raise lost(key)
+        return job
 
     async def mark_synced(self, key: GenerationKey, synced: bool) -> None:
         used, there = await self._redis.run(
-            "synced", self._keys.stream(key.stream_id), key.generation, b"1" if synced else b"0"
+            "synced", self._keys.stream(key.stream_id), key.generation, key.log, b"1" if synced else b"0"
         )
         if not there:
             raise _missing(key.generation, used)
@@ -322,7 +325,7 @@ class RedisStore:
             raise ValueError(f"{key}: no checkpoint covers the records up to {up_to}")
 
     async def delete(self, key: GenerationKey) -> bool:
-        done = await self._redis.run("delete", self._keys.stream(key.stream_id), key.generation, 0, 0)
+        done = await self._redis.run("delete", self._keys.stream(key.stream_id), key.generation, key.log, 0, 0)
         return done == 1
 
     async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:

@@ -27,6 +27,12 @@ local function fence(key)
   return epoch, last, sealed ~= ''
 end
 
+-- Whether a key that has a log names another generation of this number: GenerationKey.is_other.
+local function is_other(key, log)
+  local token = redis.call('HGET', key, 'token') or ''
+  return log ~= '' and token ~= '' and token ~= log
+end
+
 local function expire(key, milliseconds)
   for _, part in ipairs({ '', ':fence', ':log', ':fold' }) do
     redis.call('PEXPIRE', key .. part, milliseconds)
