@@ -46,6 +46,15 @@ local function job(stream, number)
   return { tostring(number), fields, state }
 end
 
+-- Forget that a generation was there, and the request id that still names it.
+local function forget(stream, number)
+  local request = redis.call('HGET', stream, 'g:' .. number)
+  redis.call('HDEL', stream, 'g:' .. number)
+  if request and redis.call('HGET', stream, 'r:' .. request) == number then
+    redis.call('HDEL', stream, 'r:' .. request)
+  end
+end
+
 -- Whether a start under its request id attaches to a job: Job.holds_request.
 local function holds_request(stream, number)
   local key = stream .. ':' .. number

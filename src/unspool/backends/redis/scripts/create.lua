@@ -31,7 +31,7 @@ end
 
 local time = now()
 local key = stream .. ':' .. number
-redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' .. number, '')
+redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' .. number, request)
 if request ~= '' then redis.call('HSET', stream, 'r:' .. request, number) end
 -- What a database that evicts may have left of one that it has forgotten.
 redis.call('DEL', key, key .. ':log', key .. ':fold', key .. ':pack')
