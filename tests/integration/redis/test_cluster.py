@@ -9,13 +9,16 @@ import pytest
 
 from tests.integration.redis.conftest import Gates, Starting
 from tests.integration.redis.processes import Follower, check_exact, numbers, until
+from tests.integration.redis.test_indexes import opened
 from tests.servers import redis as servers
 from tests.servers.redis import Move, RedisServer
 from tests.waiting import until as eventually
+from unspool.backends.redis import RedisStore
 from unspool.backends.redis.topology import Cluster, of_url
 from unspool.client import Client
 from unspool.errors import StoreUnavailable
-from unspool.jobs import Status
+from unspool.jobs import Owner, Status
+from unspool.protocols import NewJob
 
 Nodes = list[RedisServer]
 
@@ -147,6 +150,26 @@ async def test_a_move_that_takes_longer_than_a_lease_holds_up_its_own_streams_al
     moved.end()
     check_exact(await held.end(), 400)
     assert (held.types[-1], held.connections) == ("completed", 1)
+
+
+async def test_processes_start_while_the_slot_of_what_they_all_share_is_moved(nodes: Nodes, url: str) -> None:
+    """Between any two keys of the move: a new process opens its store and creates, and so does one from before."""
+
+    async def create(store: RedisStore, name: str) -> None:
+        new = NewJob(stream_id=f"shared-{name}", owner=Owner("u"), replica="a", lease=60.0)
+        assert (await store.create(new)).job.generation == 1
+
+    async with opened(url) as old:
+        await create(old, "first")
+        moved = Move(nodes, "0")
+        moved.begin()
+        for step in range(100):
+            async with opened(url) as fresh:
+                await create(fresh, f"fresh-{step}")
+                await create(old, f"old-{step}")
+            if not moved.one_key():
+                break
+        moved.end()
 
 
 async def test_commands_to_a_node_that_leaves_the_cluster_fail_as_in_any_outage(

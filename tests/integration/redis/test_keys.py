@@ -32,7 +32,7 @@ STAYS = (
     re.compile(rb"unspool:\{[^{}]+\}"),  # a stream's hash: it remembers the number of its last generation
     re.compile(rb"unspool:(leases|completed|unfinished|streams):\{\d\}"),
     re.compile(rb"unspool:owner:.*"),
-    re.compile(rb"unspool:floor:\{0\}(:.*)?"),
+    re.compile(rb"unspool:numbers:\{0\}"),
 )
 
 

@@ -29,7 +29,8 @@ class Floor:
 
     def __init__(self, topology: Topology, keys: Keys, kept: int) -> None:
         self._redis = topology
-        self._keys = keys.floor, keys.note(secrets.token_hex(8))
+        self._key = keys.numbers
+        self._field = f"note:{secrets.token_hex(8)}"
         self._kept = kept
         self._known = ""
         self._made = self._noted = 0  # the last note, and the last one that is known to have been written
@@ -56,9 +57,8 @@ class Floor:
 
     async def _look(self, note: int) -> int:
         mark = f"{self._above()}:{secrets.token_hex(4)}"
-        floor, notes = self._keys
         found: bytes = await self._redis.run(
-            "floor", floor, self._known, self._noted, mark, note, self._kept, 7 * _DAY * 1000, more=[notes]
+            "floor", self._key, self._field, self._known, self._noted, mark, note, self._kept, 7 * _DAY
         )
         if self._known and found == mark.encode():
             _log.warning("Redis has lost what it knew: generations are numbered above %d from now on", _number(mark))

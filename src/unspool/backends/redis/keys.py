@@ -33,13 +33,10 @@ class Keys:
         return self.channels + name.encode()
 
     @property
-    def floor(self) -> bytes:
-        """The number above which generations count where the database has lost some: see `floor.py`."""
-        return f"{self.prefix}:floor:{{0}}".encode()
-
-    def note(self, name: str) -> bytes:
-        """The last note of one process beside it, in the same slot."""
-        return f"{self.prefix}:floor:{{0}}:{name}".encode()
+    def numbers(self) -> bytes:
+        """A hash of the number above which generations count where the database has lost some, and of the last note of
+        each process: see `floor.py`."""
+        return f"{self.prefix}:numbers:{{0}}".encode()
 
     def leases(self, shard: int) -> bytes:
         """Streams by the time at which the lease of their running generation ends."""
