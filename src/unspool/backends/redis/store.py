@@ -138,7 +138,7 @@ class RedisStore:
         stream = self._keys.stream(key.stream_id)
         base = b"%b:%d" % (stream, key.generation)
         last = records[-1].offset
-        fence = wire.epoch_of(key.log, epoch) if key.log else await self._epoch(key, epoch)
+        fence = await self._epoch(key, epoch)
         mark = wire.mark_in(fence)
         entry = wire.entry_of(key.generation, records, mark)
         notice = b"" if len(entry) <= PUBLISHED else wire.notice_of(key.generation, last, mark)

@@ -116,7 +116,7 @@ def hint_of(data: bytes) -> tuple[int, int, int, list[Record]]:
         Record(offset, item.type, bytes(item.payload), item.internal)
         for offset, item in enumerate(entry.items, entry.first)
     ]
-    return entry.generation, entry.mark, records[-1].offset if records else entry.first, records
+    return entry.generation, entry.mark, _last(entry), records
 
 
 def records_of(entry: bytes) -> list[Record]:
@@ -126,7 +126,11 @@ def records_of(entry: bytes) -> list[Record]:
 
 def last_of(entry: bytes) -> int:
     """The last offset of an entry."""
-    return hint_of(entry)[2]
+    return _last(_entry.decode(entry))
+
+
+def _last(entry: _Entry) -> int:
+    return entry.first + max(len(entry.items) - 1, 0)
 
 
 def packed(entries: Sequence[bytes]) -> bytes:
