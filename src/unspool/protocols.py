@@ -116,9 +116,15 @@ def lost(key: GenerationKey) -> Gone:
 
 
 class JobStore(Protocol):
-    """Jobs and their logs: the truth. `kind` names the back end (`memory`, `redis` …)."""
+    """Jobs and their logs: the truth. `kind` names the back end (`memory`, `redis` …).
+
+    `passed_over`: how many jobs could not be handled here, as when a newer version wrote them; each is logged once.
+    """
 
     kind: str
+
+    @property
+    def passed_over(self) -> int: ...
 
     async def open(self) -> None:
         """Connect. Raises StoreUnavailable: a configured store that is not there is an error, never a fall-back."""

@@ -29,7 +29,7 @@ _AT_ONCE: Final = 1000
 _FAR: Final = 30 * 24 * 3600.0
 """Seconds within which leases of running generations end, whatever became of the clock."""
 _PASSED_OVER: Final = 10_000
-"""Items that are remembered as those that cannot be handled; further ones are logged each time."""
+"""Passed-over items that are remembered at most; further ones are not counted, and are logged each time."""
 
 _log = logging.getLogger("unspool.redis")
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Indexes:
         self._redis = topology
         self._keys = keys
         self.passed_over: set[bytes] = set()
-        """Items that could not be handled here, for reasons of their own."""
+        """Items that could not be handled here."""
 
     async def enter(self, name: str, owner: bytes, lease: float) -> None:
         """Something is about to be created on the stream of this name."""

@@ -62,6 +62,10 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<RedisStore {self._keys.prefix} {self._redis!r}>"
 
+    @property
+    def passed_over(self) -> int:
+        return len(self._indexes.passed_over)
+
     async def open(self) -> None:
         try:
             await self._redis.open()
