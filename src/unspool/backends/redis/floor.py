@@ -24,8 +24,11 @@ _DAY: Final = 24 * 3600
 
 
 class Floor:
-    """The floor of one database, as far as this process knows it. With each creation the process leaves a note there, a
-    number that rises: where a lower one is found, the database has lost what came after it."""
+    """The floor of one database, as far as this process knows it.
+
+    With each creation the process leaves a note in the database, a number that rises: when it finds a lower one, the
+    database has lost what came later.
+    """
 
     def __init__(self, topology: Topology, keys: Keys, kept: int) -> None:
         self._redis = topology
@@ -37,8 +40,7 @@ class Floor:
         self._noted_at = 0.0
 
     async def note(self) -> int:
-        """The floor as it is now, raised where the database has lost what was known here; leaves a note. Raises
-        StoreUnavailable."""
+        """Leave a note; the floor, raised if the database has lost what this process knew. Raises StoreUnavailable."""
         self._made += 1
         note = self._made
         floor = await self._look(note)
@@ -46,7 +48,7 @@ class Floor:
         return floor
 
     async def look(self) -> None:
-        """Raise the floor where the database has lost what was known here, if it can be reached now."""
+        """Raise the floor if the database can be reached now and has lost what this process knew."""
         try:
             if time.monotonic() - self._noted_at > _DAY:  # or the note would run out
                 await self.note()

@@ -41,11 +41,11 @@ LARGE: Final = 64 * 1024
 """Bytes of a command from which on it goes over the connection for large ones."""
 _CLOSED: Final = "the connection was closed"
 _PATIENCE: Final = 5
-"""Times as long as others that a batch of large commands may take."""
+"""Factor on the time-out for a batch of large commands."""
 
 Argument = bytes | str | int | float
 Command = tuple[Argument, ...]
-_Asked = tuple[bytes, asyncio.Future[Any]]  # a command as it is sent, and who waits for its answer
+_Asked = tuple[bytes, asyncio.Future[Any]]  # a command as it is sent, and its answer
 _pack = cast("Callable[[Command], bytes]", pack_command)  # in C: redis-py's own takes ten times as long
 _UNREACHABLE = (Disconnected, TimedOut, TimeoutError, OSError)
 _FOR_THE_CALLER = (NoScriptError, MovedError, AskError, TryAgainError)
@@ -75,9 +75,8 @@ class Pipe:
     Large commands, and those that ask for much, have a connection of their own, made when it is first needed, so that a
     slow line carries everything else past them; a batch of theirs has more time.
 
-    A call raises StoreUnavailable when nobody can tell whether the command was carried out, or the server cannot at
-    present: it may be repeated. Commands must be such that carrying one out twice does no harm: a batch whose
-    connection turns out to be dead is sent once more.
+    A call raises StoreUnavailable when the server may or may not have carried it out, or cannot at present: it may be
+    repeated. Commands must be idempotent: a batch whose connection turns out to be dead is sent once more.
     """
 
     def __init__(self, connect: Callable[[], AbstractConnection], *, timeout: float, for_large: bool = False) -> None:
@@ -161,7 +160,7 @@ class Pipe:
             else:
                 if not future.done():
                     future.set_result(answer)
-        if demoted:  # whoever is the master now is found by connecting anew
+        if demoted:  # a new connection finds the new master
             await self._disconnect()
 
     async def _disconnect(self) -> None:
@@ -191,7 +190,7 @@ def _fail(batch: Iterable[_Asked], error: Exception) -> None:
 
 
 def _lost(error: Exception) -> StoreUnavailable:
-    """What a lost connection means to a caller."""
+    """Translate a lost connection for a caller."""
     text = str(error)
     if isinstance(error, AuthenticationError):
         return AccessDenied(f"Redis refuses the credentials: {text}", reason=text)
@@ -217,7 +216,7 @@ async def reply_on(connection: AbstractConnection, *, keep: bool = False) -> Any
 
 
 def _translated(error: ResponseError) -> Exception:
-    """What a refusal means to a caller who can only try again or give up."""
+    """Translate a refusal for a caller, who can only try again or give up."""
     if isinstance(error, _FOR_THE_CALLER):
         return error
     if _is_one_of(_TOO_LARGE, error):

@@ -1,4 +1,4 @@
-"""Jobs and logs in Redis. What concerns one stream is one script in its slot; the indexes beside it are eventually
+"""Jobs and logs in Redis. Each step on one stream is one script in its slot; the indexes in other slots are eventually
 right, and healed while they are read: see `indexes.py`."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PUBLISHED: Final = 64 * 1024
 """Bytes up to which a hint carries the records; readers of larger batches read the log."""
 PAGE_BYTES: Final = 1024 * 1024
 PACKED_BYTES: Final = 512 * 1024
-"""Bytes up to which a sealed log is packed: whoever reads a page of it unpacks all of it."""
+"""Bytes up to which a sealed log is packed: to read a page of it is to unpack all of it."""
 _NUMBERS: Final = 90 * 24 * 3600
 """Seconds for which the numbers of a stream without generations are remembered."""
 _RUNNING: Final = 3600.0
@@ -160,7 +160,7 @@ class RedisStore:
             self._due[key] = time.monotonic() + min(reply / 6000, 1.0)
 
     async def _epoch(self, key: GenerationKey, epoch: int) -> int:
-        """An epoch as the fence of this very log has it; of the one that is there, where the key does not say which."""
+        """An epoch as the fence of the key's log has it; for a key without a log, as the fence that is there has it."""
         if key.log:
             return wire.epoch_of(key.log, epoch)
         stream = self._keys.stream(key.stream_id)
@@ -311,7 +311,7 @@ class RedisStore:
 
     async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
         stream = self._keys.stream(key.stream_id)
-        # With its stream, so that a cluster which is moving both never shows one without the other.
+        # Read with its stream, so that a cluster which is moving both never shows one without the other.
         base = b"%b:%d" % (stream, key.generation)
         found, fence, _ = await self._redis.call(stream, b"MGET", base + b":fold", base + b":fence", stream, much=True)
         if found is None or fence is None or not wire.Fence.of(fence).is_of(key):
@@ -341,7 +341,7 @@ class RedisStore:
         return gone
 
     async def _pack(self, key: GenerationKey, last: int) -> None:
-        """Keep a sealed log small: what was written token by token is now read as a whole, if at all."""
+        """Replace a sealed log, which was written token by token, by one compressed copy."""
         entries: list[bytes] = []
         reached = size = 0
         while reached < last:
@@ -393,7 +393,7 @@ def _found(name: str, generation: int | None, reply: Sequence[Any], owner: Owner
     if used is None:
         raise NotFound
     if not found:
-        # Whose a stream without generations is would be another question; nobody is told more than its owner could be.
+        # The owner of a stream without generations is not looked up: the answer tells no caller more than its number.
         raise _missing(int(used) if generation is None else generation, used)
     job = wire.job_of(name, found)
     if owner is not None and job.owner != owner:

@@ -68,7 +68,7 @@ local function call_owner(channels, owner, stream_id, number)
   redis.call('PUBLISH', channels .. owner, cjson.encode({ stream_id, tonumber(number) }))
 end
 
--- The terminal record, the status and the time in one step, and the news of it to whoever follows.
+-- Write the terminal record, the status and the time in one step, and publish the record to those who follow.
 local function seal(stream, channel, number, epoch, last, status, kind, payload, keep)
   local key = stream .. ':' .. number
   local offset = string.format('%d', last + 1)
