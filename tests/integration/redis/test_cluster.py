@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Generator
 
 import pytest
+from redis.exceptions import AskError
 
 from tests.integration.redis.conftest import Gates, Starting
 from tests.integration.redis.processes import Follower, check_exact, numbers, until
@@ -192,6 +194,35 @@ async def test_commands_to_a_node_that_leaves_the_cluster_fail_as_in_any_outage(
     assert [type(caller.exception()) for caller in callers if not caller.cancelled()] == [StoreUnavailable] * 2
     await cluster.call(key, b"SET", key, "back", b"PX", 60_000)
     await cluster.close()
+
+
+async def test_a_node_that_is_away_as_a_slot_moves_to_it_leaves_no_error_unheard(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands are sent to it, and both fail: the caller is told, and the event loop has nothing to report."""
+    cluster, _ = of_url(url)
+    assert isinstance(cluster, Cluster)
+    await cluster.open()
+    loop, key, reported = asyncio.get_running_loop(), b"{asked}", list[str]()
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+    pipe, node = cluster.pipe(key), cluster.node(key)
+
+    async def call(*_: object, **__: object) -> None:
+        raise AskError(f"1 {node}")
+
+    def ask(*commands: object, **_: object) -> list[asyncio.Future[None]]:
+        futures: list[asyncio.Future[None]] = [loop.create_future() for _ in commands]
+        for future in futures:
+            future.set_exception(StoreUnavailable("away"))
+        return futures
+
+    monkeypatch.setattr(pipe, "call", call)
+    monkeypatch.setattr(pipe, "ask", ask)
+    with pytest.raises(StoreUnavailable):
+        await cluster.call(key, b"GET", key)
+    await cluster.close()
+    gc.collect()
+    assert reported == []
 
 
 def elsewhere(nodes: Nodes, stream: str) -> tuple[str, str]:
