@@ -396,5 +396,6 @@ class GenerationManager:
             "tails": len(replica.tails),
             "viewers": len(replica.viewers),
             "totals": dict(replica.settler.totals),
+            "passed_over": self.store.passed_over,
             "ledger": self.billing.statistics(),
         }

@@ -116,9 +116,15 @@ def lost(key: GenerationKey) -> Gone:
 
 
 class JobStore(Protocol):
-    """Jobs and their logs: the truth. `kind` names the back end (`memory`, `redis` …)."""
+    """Jobs and their logs: the truth. `kind` names the back end (`memory`, `redis` …).
+
+    `passed_over`: how many jobs could not be handled here, as when a newer version wrote them; each is logged once.
+    """
 
     kind: str
+
+    @property
+    def passed_over(self) -> int: ...
 
     async def open(self) -> None:
         """Connect. Raises StoreUnavailable: a configured store that is not there is an error, never a fall-back."""
@@ -162,8 +168,8 @@ class JobStore(Protocol):
     async def read(self, key: GenerationKey, after: int, limit: int) -> Page:
         """Up to `limit` records with offsets above `after`. Raises NotFound or Gone.
 
-        A store that can lose what it has accepted compares the key's log in this and in every fenced verb: Gone, or
-        Fenced, where the number is another generation's by now.
+        A store that can lose what it has accepted compares the key's log in this and in every verb that changes a job:
+        Gone, or Fenced, where the number is another generation's by now; False from `delete`.
         """
         ...
 

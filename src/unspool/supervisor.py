@@ -67,7 +67,10 @@ class Supervisor:
                 if work in (self.renew, self.sweep):  # where owners cannot renew, nobody can say which of them is dead
                     self._watch.suspend(self._now())
                 _log.warning("the store is unavailable: %s", error)
-            except Exception:  # noqa: BLE001  (logged; one bad round must not end the care of all that comes after it)
+            except (Exception, asyncio.CancelledError):
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                # One bad round must not end the care of all that comes after it.
                 _log.exception("periodic work failed; it continues with the next round")
 
     async def renew(self) -> None:

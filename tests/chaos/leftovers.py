@@ -15,7 +15,7 @@ STAYS = (
     re.compile(rb"unspool:\{[^{}]+\}"),  # a stream's hash: it remembers the number of its last generation
     re.compile(rb"unspool:(leases|completed|unfinished|streams):\{\d\}"),
     re.compile(rb"unspool:owner:.*"),
-    re.compile(rb"unspool:floor:\{0\}(:.*)?"),
+    re.compile(rb"unspool:(numbers|floor):\{0\}(:.*)?"),  # the second of versions from before
 )
 _FORGOTTEN = 60.0
 """Seconds after retention in which Redis forgets by itself what no replica has deleted."""

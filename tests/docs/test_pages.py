@@ -20,7 +20,7 @@ from unspool.http import StreamOptions
 from unspool.http.metrics import _Replica
 from unspool.http.requests import MAX_BODY
 from unspool.ledger import Ledger
-from unspool.terminals import INTERRUPTED, OWNER_LOST, SAVE_FAILED
+from unspool.terminals import INTERRUPTED, OWNER_LOST, REASON_CHARS, SAVE_FAILED
 
 PAGES: Final = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
 SOURCES: Final = "".join(path.read_text() for path in sorted((ROOT / "src/unspool").rglob("*.py")))
@@ -46,6 +46,7 @@ def test_bounds_are_those_of_the_code() -> None:
         told |= dict(zip(code(names), numbers, strict=False))
     real: dict[str, Any] = {
         "MAX_BODY": MAX_BODY, "EVENT_BYTES": events.EVENT_BYTES, "EVENT_DEPTH": events.EVENT_DEPTH,
+        "REASON_CHARS": REASON_CHARS,
     }  # fmt: skip
     for owner, made in ((Options, Options()), (Limits, Limits()), (StreamOptions, StreamOptions())):
         fields = getattr(owner, "__dataclass_fields__", None) or getattr(owner, "__struct_fields__", ())

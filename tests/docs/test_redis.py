@@ -62,9 +62,7 @@ def keys_of(running: RedisServer) -> dict[str, tuple[str, float]]:
     with running.client as client:
         for key in client.scan_iter():
             name = key.decode().replace("{conv-71}", "{S}").replace("{S}:1", "{S}:N")
-            name = re.sub(r"\{0\}:\w+$", "{0}:NOTE", re.sub(r"\{\d\}$", "{0}", name)).replace(
-                '["ann",null]', '["user","tenant"]'
-            )
+            name = re.sub(r"\{\d\}$", "{0}", name).replace('["ann",null]', '["user","tenant"]')
             kind, seconds = str(client.type(key), "ascii"), int(client.pttl(key))  # pyright: ignore[reportArgumentType]
             found[name] = (kind.replace("zset", "sorted set"), seconds / 1000)
     return found
@@ -83,7 +81,7 @@ async def test_keys_are_those_that_are_told(redis: RedisServer) -> None:
     def look(generation: float) -> None:
         for name, (kind, seconds) in keys_of(redis).items():
             of_generation = name.startswith("unspool:{S}:")
-            days = {"unspool:{S}": 90.0, "unspool:floor:{0}": 90.0, "unspool:floor:{0}:NOTE": 7.0}.get(name, 30.0)
+            days = {"unspool:{S}": 90.0, "unspool:numbers:{0}": 90.0}.get(name, 30.0)
             kept = generation if of_generation else days * DAY
             assert kept - LATE < seconds <= kept, (name, seconds)
             seen[name] = kind

@@ -78,6 +78,25 @@ def test_half_a_back_end_is_a_configuration_error() -> None:
     assert GenerationManager().store.kind == GenerationManager.from_url().store.kind == "memory"
 
 
+async def test_periodic_work_outlives_a_cancellation_that_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future of a library is cancelled in its hands: the next round comes all the same, and it still ends."""
+    manager = over(MemoryStore(), lease=1.0)
+    rounds: list[int] = []
+    again = asyncio.Event()
+
+    async def renew(*_: object) -> list[Any]:
+        rounds.append(len(rounds))
+        if len(rounds) > 1:
+            again.set()
+            return []
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(manager.store, "renew", renew)
+    async with manager:
+        await begin(manager)
+        await within(again.wait())
+
+
 async def test_an_outage_mid_stream_loses_nothing() -> None:
     """Scenario 56: away while the run goes on; everything arrives once, in order, and the run completes."""
     store = FaultyStore(MemoryStore())

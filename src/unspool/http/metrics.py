@@ -46,6 +46,9 @@ class _Replica(Collector):
             if status.settled:
                 settled.add_metric([status], totals.get(status, 0))
         yield settled
+        yield CounterMetricFamily(
+            "unspool_passed_over", "Jobs of the store that could not be handled here.", value=found["passed_over"]
+        )
         ledger: dict[str, int] = found["ledger"]
         for name, what in (
             ("up", "Whether the ledger's database answered last time."),

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Generator
 
 import pytest
+from redis.exceptions import AskError
 
 from tests.integration.redis.conftest import Gates, Starting
 from tests.integration.redis.processes import Follower, check_exact, numbers, until
+from tests.integration.redis.test_indexes import opened
 from tests.servers import redis as servers
 from tests.servers.redis import Move, RedisServer
+from tests.waiting import until as eventually
+from unspool.backends.redis import RedisStore
+from unspool.backends.redis.topology import Cluster, of_url
 from unspool.client import Client
 from unspool.errors import StoreUnavailable
-from unspool.jobs import Status
+from unspool.jobs import Owner, Status
+from unspool.protocols import NewJob
 
 Nodes = list[RedisServer]
 
@@ -145,6 +152,77 @@ async def test_a_move_that_takes_longer_than_a_lease_holds_up_its_own_streams_al
     moved.end()
     check_exact(await held.end(), 400)
     assert (held.types[-1], held.connections) == ("completed", 1)
+
+
+async def test_processes_start_while_the_slot_of_what_they_all_share_is_moved(nodes: Nodes, url: str) -> None:
+    """Between any two keys of the move: a new process opens its store and creates, and so does one from before."""
+
+    async def create(store: RedisStore, name: str) -> None:
+        new = NewJob(stream_id=f"shared-{name}", owner=Owner("u"), replica="a", lease=60.0)
+        assert (await store.create(new)).job.generation == 1
+
+    async with opened(url) as old:
+        await create(old, "first")
+        moved = Move(nodes, "0")
+        moved.begin()
+        for step in range(100):
+            async with opened(url) as fresh:
+                await create(fresh, f"fresh-{step}")
+                await create(old, f"old-{step}")
+            if not moved.one_key():
+                break
+        moved.end()
+
+
+async def test_commands_to_a_node_that_leaves_the_cluster_fail_as_in_any_outage(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under way or queued: their callers are told that the store is away. A cancellation would end their tasks."""
+    cluster, _ = of_url(url)
+    assert isinstance(cluster, Cluster)
+    await cluster.open()
+    key = b"{leaves}"
+    callers: list[asyncio.Task[None]] = []
+    for sent in (1, 1):
+        callers.append(asyncio.create_task(cluster.call(key, b"BLPOP", key, 0)))
+        await eventually(lambda: cluster._pipes)
+        await eventually(lambda sent=sent: cluster.pipe(key).commands == sent)
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster._client, "get_nodes", list)
+        cluster._refresh()
+        await asyncio.wait(callers)
+    assert [type(caller.exception()) for caller in callers if not caller.cancelled()] == [StoreUnavailable] * 2
+    await cluster.call(key, b"SET", key, "back", b"PX", 60_000)
+    await cluster.close()
+
+
+async def test_a_node_that_is_away_as_a_slot_moves_to_it_leaves_no_error_unheard(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands are sent to it, and both fail: the caller is told, and the event loop has nothing to report."""
+    cluster, _ = of_url(url)
+    assert isinstance(cluster, Cluster)
+    await cluster.open()
+    loop, key, reported = asyncio.get_running_loop(), b"{asked}", list[str]()
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+    pipe, node = cluster.pipe(key), cluster.node(key)
+
+    async def call(*_: object, **__: object) -> None:
+        raise AskError(f"1 {node}")
+
+    def ask(*commands: object, **_: object) -> list[asyncio.Future[None]]:
+        futures: list[asyncio.Future[None]] = [loop.create_future() for _ in commands]
+        for future in futures:
+            future.set_exception(StoreUnavailable("away"))
+        return futures
+
+    monkeypatch.setattr(pipe, "call", call)
+    monkeypatch.setattr(pipe, "ask", ask)
+    with pytest.raises(StoreUnavailable):
+        await cluster.call(key, b"GET", key)
+    await cluster.close()
+    gc.collect()
+    assert reported == []
 
 
 def elsewhere(nodes: Nodes, stream: str) -> tuple[str, str]:

@@ -82,7 +82,7 @@ async def test_a_replica_that_is_new_does_not_begin_anew(redis: RedisServer) -> 
         async with managers(redis, "b") as (fresh,):
 
             async def raised() -> bool:
-                return int((redis.ask("GET", "unspool:floor:{0}") or b"0").partition(b":")[0]) > 0
+                return int((redis.ask("HGET", "unspool:numbers:{0}", "floor") or b"0").partition(b":")[0]) > 0
 
             await eventually(raised)
             assert await begun(fresh) > 1_000_000
@@ -106,6 +106,15 @@ async def test_numbers_that_an_older_state_has_lost_are_not_used_again(redis: Re
         await empty(redis, "restarted")
         assert await begun(one, "u") > 1_000_000
         assert [await begun(two) > 1_000_000, await begun(two, "t") > 1_000_000] == [True, True]
+
+
+async def test_notes_of_processes_that_ended_long_ago_are_forgotten(redis: RedisServer) -> None:
+    """By the next one that starts: each process leaves one, and there is no end of processes."""
+    numbers, lately = "unspool:numbers:{0}", int(redis.ask("TIME")[0])
+    redis.ask("HSET", numbers, "floor", "0:ab", "note:old", f"5@{lately - 8 * 24 * 3600}", "note:new", f"5@{lately}")
+    async with managers(redis, "a"):
+        found = redis.ask("HKEYS", numbers)
+    assert (b"note:old" in found, b"note:new" in found, len(found)) == (False, True, 3)
 
 
 async def test_starts_at_once_leave_the_floor_alone(redis: RedisServer) -> None:

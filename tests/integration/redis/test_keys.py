@@ -20,6 +20,9 @@ from tests.integration.redis.conftest import Gates, Starting
 from tests.integration.redis.processes import Follower, Gate, Replica, check_exact, numbers, until
 from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
+from unspool.backends.redis import from_url
+from unspool.jobs import Owner
+from unspool.protocols import NewJob
 
 Tell = Callable[[str], None]
 
@@ -29,7 +32,7 @@ STAYS = (
     re.compile(rb"unspool:\{[^{}]+\}"),  # a stream's hash: it remembers the number of its last generation
     re.compile(rb"unspool:(leases|completed|unfinished|streams):\{\d\}"),
     re.compile(rb"unspool:owner:.*"),
-    re.compile(rb"unspool:floor:\{0\}(:.*)?"),
+    re.compile(rb"unspool:numbers:\{0\}"),
 )
 
 
@@ -126,6 +129,24 @@ async def test_without_any_replica_redis_forgets_by_itself(
     found = left(alone)
     assert found
     assert [key for key, milliseconds in found.items() if milliseconds <= 0] == []
+
+
+@pytest.mark.parametrize("how", ["retention", "list"])
+async def test_request_ids_end_with_what_they_name(database: RedisServer, store: str, stream: str, how: str) -> None:
+    """Also those of generations that Redis has forgotten by itself: the hash of a stream in use does not grow."""
+    made, _ = from_url(store, retention=60.0)
+    await made.open()
+    name = f"{store.partition('=')[2]}:{{{stream}}}"
+    for number in (1, 2, 3):
+        new = NewJob(stream_id=stream, owner=Owner("u"), replica="a", lease=60.0, request_id=f"request {number}")
+        job = (await made.create(new)).job
+        await made.seal(job.key, 1, "completed", b"{}")
+        with database.client as client:
+            client.delete(*client.keys(f"{name}:{number}*"))  # pyright: ignore[reportGeneralTypeIssues]
+    assert b"r:request 1" in database.ask("HKEYS", name)
+    await (made.delete_expired(0.0, 0.0) if how == "retention" else made.jobs(Owner("u"), None, 10))
+    assert set(database.ask("HKEYS", name)) == {b"owner", b"used", b"token"}
+    await made.close()
 
 
 async def test_a_replica_has_at_most_three_connections(

@@ -136,17 +136,20 @@ async def test_every_verb_tells_the_two_apart(redis: RedisServer, store: RedisSt
     ):
         with pytest.raises(Fenced):
             await refused
+    for gone in (store.read(key, 0, 10), store.request_abort(key, "user", None), store.mark_synced(key, True)):
+        with pytest.raises(Gone):
+            await gone
     assert [one.held for one in await store.renew("a", [(key, 1)], 60.0)] == [False]
     assert await store.take_over(key, 1, "b", 60.0) is None
     assert await store.checkpoint(key) is None
-    with pytest.raises(Gone):
-        await store.read(key, 0, 10)
     assert await store.checkpoint(new.key) == Checkpoint(1, b"new")
     assert [record.data["text"] for record in (await store.read(new.key, 0, 10)).records] == ["new"]
     assert await store.get("s") == new
     assert (await store.seal(new.key, 1, "completed", b"{}")).won
     with pytest.raises(Fenced):
         await store.seal(key, 1, "failed", b"{}")
+    assert not await store.delete(key)
+    assert await store.delete(new.key)
 
 
 async def test_what_is_left_of_a_lost_one_is_not_inherited(redis: RedisServer, store: RedisStore) -> None:
@@ -159,6 +162,26 @@ async def test_what_is_left_of_a_lost_one_is_not_inherited(redis: RedisServer, s
     made = (await store.create(NewJob(stream_id="s", owner=Owner("v"), replica="a", lease=60.0))).job
     assert (made.generation, made.abort, made.user, made.last_offset) == (1, None, "v", 0)
     assert (await store.read(made.key, 0, 10)).records == []
+
+
+@pytest.mark.parametrize("evicted", ["unspool:{s}:1:fence", "unspool:{s}:1"], ids=["fence", "job"])
+async def test_a_generation_of_which_half_is_lost_is_not_there(
+    redis: RedisServer, store: RedisStore, evicted: str
+) -> None:
+    """A database that evicts has taken one of its keys: it takes nothing more, and the next one comes in its place."""
+    old = (await store.create(NewJob(stream_id="s", owner=Owner("u"), replica="a", lease=60.0))).job
+    redis.ask("DEL", evicted)
+    with pytest.raises(Fenced):
+        await store.update(old.key, 1, {"title": "old"})
+    with pytest.raises(Gone):
+        await store.seal(old.key, 1, "completed", b"{}")
+    assert await store.take_over(old.key, 1, "b", 60.0) is None
+    assert [one.held for one in await store.renew("a", [(old.key, 1)], 60.0)] == [False]
+    with pytest.raises(Gone):
+        await store.get("s")
+    made = await store.create(NewJob(stream_id="s", owner=Owner("u"), replica="a", lease=60.0))
+    assert (made.job.generation, made.replaced) == (2, None)
+    assert [job.key for job in await store.jobs(Owner("u"), None, 10)] == [made.job.key]
 
 
 async def test_a_replica_whose_run_is_lost_may_run_the_other_one(redis: RedisServer) -> None:

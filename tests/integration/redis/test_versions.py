@@ -54,6 +54,7 @@ async def test_a_job_that_cannot_be_read_holds_up_none_of_the_others(
         assert await manager.active(user="u") == []
         with pytest.raises(UnreadableRecord, match=r"odd/1.*upgrade"):
             await manager.job("odd")
+        assert manager.statistics()["passed_over"] == 1
     assert sum("odd" in record.getMessage() for record in caplog.records) == 1, caplog.text
 
 

@@ -37,3 +37,4 @@ async def test_metrics_count_what_happened_here(serving: Serving) -> None:
     assert samples["unspool_settled_total", "error"] == 0
     assert samples["unspool_records_total",] == 4
     assert samples["unspool_runs",] == 0
+    assert samples["unspool_passed_over_total",] == 0

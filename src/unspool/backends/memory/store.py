@@ -96,6 +96,7 @@ class MemoryStore:
     """
 
     kind = "memory"
+    passed_over = 0
 
     def __init__(
         self, *, max_jobs: int = 10_000, max_streams: int = 100_000, clock: Callable[[], float] | None = None

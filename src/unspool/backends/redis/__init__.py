@@ -1,4 +1,4 @@
-"""Redis and Valkey: many replicas over one server, over whatever Sentinel calls the master, or over a cluster."""
+"""Redis and Valkey: many replicas over one server, over the master that Sentinel names, or over a cluster."""
 
 from __future__ import annotations
 

@@ -24,20 +24,23 @@ _DAY: Final = 24 * 3600
 
 
 class Floor:
-    """The floor of one database, as far as this process knows it. With each creation the process leaves a note there, a
-    number that rises: where a lower one is found, the database has lost what came after it."""
+    """The floor of one database, as far as this process knows it.
+
+    With each creation the process leaves a note in the database, a number that rises: when it finds a lower one, the
+    database has lost what came later.
+    """
 
     def __init__(self, topology: Topology, keys: Keys, kept: int) -> None:
         self._redis = topology
-        self._keys = keys.floor, keys.note(secrets.token_hex(8))
+        self._key = keys.numbers
+        self._field = f"note:{secrets.token_hex(8)}"
         self._kept = kept
         self._known = ""
         self._made = self._noted = 0  # the last note, and the last one that is known to have been written
         self._noted_at = 0.0
 
     async def note(self) -> int:
-        """The floor as it is now, raised where the database has lost what was known here; leaves a note. Raises
-        StoreUnavailable."""
+        """Leave a note; the floor, raised if the database has lost what this process knew. Raises StoreUnavailable."""
         self._made += 1
         note = self._made
         floor = await self._look(note)
@@ -45,7 +48,7 @@ class Floor:
         return floor
 
     async def look(self) -> None:
-        """Raise the floor where the database has lost what was known here, if it can be reached now."""
+        """Raise the floor if the database can be reached now and has lost what this process knew."""
         try:
             if time.monotonic() - self._noted_at > _DAY:  # or the note would run out
                 await self.note()
@@ -56,9 +59,8 @@ class Floor:
 
     async def _look(self, note: int) -> int:
         mark = f"{self._above()}:{secrets.token_hex(4)}"
-        floor, notes = self._keys
         found: bytes = await self._redis.run(
-            "floor", floor, self._known, self._noted, mark, note, self._kept, 7 * _DAY * 1000, more=[notes]
+            "floor", self._key, self._field, self._known, self._noted, mark, note, self._kept, 7 * _DAY
         )
         if self._known and found == mark.encode():
             _log.warning("Redis has lost what it knew: generations are numbered above %d from now on", _number(mark))

@@ -1,8 +1,8 @@
-"""What lies outside the slots of the streams: who is where, whose lease ends when, what may be deleted.
+"""Indexes outside the slots of the streams: streams by owner and by the end of their lease, generations by their end.
 
-An index is a hint, too. Something enters before it is created, so that what exists is always found; what is found is
-looked up in its own slot, and taken out of the index when it is not there, unless it was entered anew meanwhile, or so
-lately that its creation may still be on its way.
+An index is a hint. A stream enters it before a generation is created there, so that each generation is found. A reader
+looks each entry up in the slot of its stream, and removes the entry when nothing is there, unless it was entered again
+meanwhile, or so lately that its creation may still be on its way.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from unspool.jobs import GenerationKey, Job, Owner, Status
 from unspool.protocols import Expired
 
 _KEPT: Final = 30 * 24 * 3600 * 1000
-"""Milliseconds for which an index is kept after the last entry, when nobody is left to clear it away."""
+"""Milliseconds for which an index is kept after the last entry, when no replica is left to clear it."""
 _ON_ITS_WAY: Final = 60.0
-"""Seconds after which something that was entered has been created, or never will be."""
+"""Seconds after an entry when its creation has happened or never will."""
 _AT_ONCE: Final = 1000
-"""Members that are looked at in one go."""
+"""Members of one batch of look-ups."""
 _FAR: Final = 30 * 24 * 3600.0
-"""Seconds within which leases of running generations end, whatever became of the clock."""
+"""Seconds within which all leases of running generations end, also after a step of the clock."""
 _PASSED_OVER: Final = 10_000
-"""Items that are remembered as those that cannot be handled; further ones are logged each time."""
+"""Passed-over items that are remembered at most; further ones are not counted, and are logged each time."""
 
 _log = logging.getLogger("unspool.redis")
 T = TypeVar("T")
 
 
 class Indexes:
-    """Streams by owner, by lease and in all; ended generations by their end."""
+    """All streams, streams by owner, streams by lease; ended generations by their end."""
 
     def __init__(self, topology: Topology, keys: Keys) -> None:
         self._redis = topology
         self._keys = keys
         self.passed_over: set[bytes] = set()
-        """Items that could not be handled here, for reasons of their own."""
+        """Items that could not be handled here."""
 
     async def enter(self, name: str, owner: bytes, lease: float) -> None:
-        """Something is about to be created on the stream of this name."""
+        """Enter the stream of this name, on which a generation is about to be created."""
         shard = shard_of(name)
         await asyncio.gather(
             self._redis.run("enter", self._keys.leases(shard), name, lease, _KEPT),
@@ -54,12 +54,12 @@ class Indexes:
         )
 
     async def end(self, key: GenerationKey, status: Status) -> None:
-        """A generation was sealed: from now on it may be deleted, when its time has come."""
+        """Enter a sealed generation among those that are deleted after their retention."""
         index = self._keys.completed if status is Status.COMPLETE else self._keys.unfinished
         await self._redis.run("enter", index(shard_of(key.stream_id)), member_of(key), 0, _KEPT)
 
     async def renew(self, streams: Sequence[str], seconds: float) -> None:
-        """Leases of these streams were renewed for so long."""
+        """Enter the new ends of the leases of these streams."""
         by_shard: defaultdict[int, list[str]] = defaultdict(list)
         for name in streams:
             by_shard[shard_of(name)].append(name)
@@ -71,7 +71,7 @@ class Indexes:
         )
 
     async def expired(self, limit: int, beyond: float | None) -> Expired:
-        """Active jobs whose lease is over. Those that are alive after all are entered again."""
+        """Active jobs whose lease is over. A job whose lease is not over after all is entered again."""
         clocks: dict[str, float] = {}
         names = [self._keys.leases(shard) for shard in range(SHARDS)]
         found = await asyncio.gather(*(self._overdue(name, limit, beyond, clocks) for name in names))
@@ -91,25 +91,17 @@ class Indexes:
         self, index: bytes, limit: int, beyond: float | None, clocks: dict[str, float]
     ) -> list[tuple[bytes, bytes]]:
         """Members whose lease has run out, or ends more than `beyond` seconds from now, with their scores."""
-        due: list[tuple[bytes, bytes]] = []
-        low = b"-inf"
-        while len(due) < limit:
-            now, *flat = await self._redis.run("due", index, low, 0, _AT_ONCE)
-            clocks[self._redis.node(index)] = float(now)
-            due += zip(flat[::2], flat[1::2], strict=True)
-            if len(flat) < 2 * _AT_ONCE:
-                break
-            low = b"(" + flat[-1]
+        # In one piece: leases that were renewed in one call have one score, so none tells where a page of them ends.
+        reply, *due = await self._redis.run("due", index, 0, limit)
+        now = clocks[self._redis.node(index)] = float(reply)
         if beyond is not None:
-            now = clocks[self._redis.node(index)]
-            flat = await self._redis.call(
+            due += await self._redis.call(
                 index, b"ZRANGEBYSCORE", index, now + beyond, now + _FAR, b"WITHSCORES", b"LIMIT", 0, limit
             )
-            due += zip(flat[::2], flat[1::2], strict=True)
-        return due[:limit]
+        return list(zip(due[::2], due[1::2], strict=True))[:limit]
 
     async def _look(self, index: bytes, member: bytes, score: bytes, clocks: dict[str, float]) -> Job | None:
-        """The job behind an entry, if its lease has run out."""
+        """The job that an entry names, if its lease has run out."""
         name = member.decode()
         stream = self._keys.stream(name)
         reply, left, now = await self._redis.run("lease", stream)
@@ -124,7 +116,7 @@ class Indexes:
         return None
 
     async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
-        """Delete what was sealed longer ago than that."""
+        """Delete generations that were sealed longer ago than this many seconds."""
         due = await self._due(self._keys.completed, completed_retention, _AT_ONCE)
         due += await self._due(self._keys.unfinished, retention, _AT_ONCE)
         done = await self.each(
@@ -135,19 +127,19 @@ class Indexes:
     async def _delete(
         self, index: bytes, member: bytes, score: bytes, retention: float, completed_retention: float
     ) -> GenerationKey | None:
-        """Delete the generation behind an entry, if it was this call that did."""
+        """Delete the generation that an entry names; None if this call did not delete it."""
         key = key_of(member)
         done = await self._redis.run(
-            "delete", self._keys.stream(key.stream_id), key.generation, completed_retention, retention
+            "delete", self._keys.stream(key.stream_id), key.generation, key.log, completed_retention, retention
         )
         if done:
             await self._redis.run("drop", index, member, score, 0)
         return key if done == 1 else None
 
     async def _due(self, index: Callable[[int], bytes], age: float, limit: int) -> list[tuple[bytes, bytes, bytes]]:
-        """Members whose time lies so many seconds back, each with its index and its score."""
+        """Members whose time is `age` seconds ago or earlier, each with its index and its score."""
         names = [index(shard) for shard in range(SHARDS)]
-        replies = await asyncio.gather(*(self._redis.run("due", name, b"-inf", age, limit) for name in names))
+        replies = await asyncio.gather(*(self._redis.run("due", name, age, limit) for name in names))
         return [
             (name, member, score)
             for name, (_, *flat) in zip(names, replies, strict=True)
@@ -165,7 +157,7 @@ class Indexes:
         return [job for jobs in shards for job in jobs]
 
     async def _listed(self, index: bytes) -> list[Job]:
-        """The jobs of the streams in an index, which forgets those that have none."""
+        """The jobs of the streams in an index. Streams without jobs are removed from it."""
         flat = await self._redis.call(index, b"ZRANGE", index, 0, -1, b"WITHSCORES")
         members = list(zip(flat[::2], flat[1::2], strict=True))
         jobs: list[Job] = []
@@ -193,11 +185,11 @@ class Indexes:
     # each item fails alone
 
     async def each(self, items: Iterable[tuple[bytes, Coroutine[Any, Any, T]]], *, whole: bool = False) -> list[T]:
-        """Do something about each of these items; what it came to where that went well.
+        """Await the work of each of these items; the answers of those that succeeded.
 
         An item that cannot be handled (its slot is being moved, this version cannot read it) is passed over, counted,
-        and logged once: it holds up none of the others. Raises StoreUnavailable when the server answers about none of
-        them or, for an answer that must be `whole`, not about all of them.
+        and logged once: it holds up none of the others. Raises StoreUnavailable when the server answers for none of the
+        items or, where `whole` is set, not for all.
         """
         names, work = zip(*items, strict=True) if (items := list(items)) else ((), ())
         found: list[T] = []
@@ -214,7 +206,7 @@ class Indexes:
         return found
 
     def pass_over(self, name: bytes, error: BaseException) -> None:
-        """Count an item that cannot be handled; it is logged the first time. Raises what is no plain error."""
+        """Count an item that cannot be handled, and log it the first time. Re-raises what is no Exception."""
         if not isinstance(error, Exception):
             raise error
         if name not in self.passed_over:

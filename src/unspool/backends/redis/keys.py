@@ -16,7 +16,7 @@ class Keys:
 
     def __init__(self, prefix: str, database: int = 0) -> None:
         self.prefix = prefix
-        # A server's channels are shared by all of its databases: what another database says is of other streams.
+        # A server's channels are shared by all of its databases: a hint from another database is about other streams.
         self._spoken = f"{prefix}:@{database}" if database else prefix
         self.channels = f"{self._spoken}:replica:".encode()
 
@@ -33,13 +33,10 @@ class Keys:
         return self.channels + name.encode()
 
     @property
-    def floor(self) -> bytes:
-        """The number above which generations count where the database has lost some: see `floor.py`."""
-        return f"{self.prefix}:floor:{{0}}".encode()
-
-    def note(self, name: str) -> bytes:
-        """The last note of one process beside it, in the same slot."""
-        return f"{self.prefix}:floor:{{0}}:{name}".encode()
+    def numbers(self) -> bytes:
+        """A hash of the number above which generations count where the database has lost some, and of the last note of
+        each process: see `floor.py`."""
+        return f"{self.prefix}:numbers:{{0}}".encode()
 
     def leases(self, shard: int) -> bytes:
         """Streams by the time at which the lease of their running generation ends."""
@@ -50,7 +47,7 @@ class Keys:
         return f"{self.prefix}:completed:{{{shard}}}".encode()
 
     def unfinished(self, shard: int) -> bytes:
-        """Generations that ended in any other way, likewise."""
+        """Generations that ended in any other way, by the time at which they were sealed."""
         return f"{self.prefix}:unfinished:{{{shard}}}".encode()
 
     def streams(self, shard: int) -> bytes:
@@ -58,7 +55,7 @@ class Keys:
         return f"{self.prefix}:streams:{{{shard}}}".encode()
 
     def owner(self, owner: bytes) -> bytes:
-        """The streams of one owner, likewise."""
+        """The streams of one owner by the time at which something was last created on them."""
         return self.prefix.encode() + b":owner:" + owner
 
 

@@ -1,12 +1,15 @@
-"""One connection to one server, and group commit on it: what is asked for while a batch is on its way leaves together
-in the next one. Whoever asks may be cancelled; what was sent is still read."""
+"""Pipelined commands on one connection to one server, with group commit.
+
+Commands that are asked for while a batch is on its way leave together in the next one. A caller may be cancelled; the
+answer to what was sent is still read.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, cast
 
 from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType]
@@ -36,12 +39,13 @@ BATCH_BYTES: Final = 1024 * 1024
 """Bytes of the commands in one batch at most, or one command: a batch has a time limit."""
 LARGE: Final = 64 * 1024
 """Bytes of a command from which on it goes over the connection for large ones."""
+_CLOSED: Final = "the connection was closed"
 _PATIENCE: Final = 5
-"""Times as long as others that a batch of large commands may take."""
+"""Factor on the time-out for a batch of large commands."""
 
 Argument = bytes | str | int | float
 Command = tuple[Argument, ...]
-_Asked = tuple[bytes, asyncio.Future[Any]]  # a command as it is sent, and who waits for its answer
+_Asked = tuple[bytes, asyncio.Future[Any]]  # a command as it is sent, and its answer
 _pack = cast("Callable[[Command], bytes]", pack_command)  # in C: redis-py's own takes ten times as long
 _UNREACHABLE = (Disconnected, TimedOut, TimeoutError, OSError)
 _FOR_THE_CALLER = (NoScriptError, MovedError, AskError, TryAgainError)
@@ -71,9 +75,8 @@ class Pipe:
     Large commands, and those that ask for much, have a connection of their own, made when it is first needed, so that a
     slow line carries everything else past them; a batch of theirs has more time.
 
-    A call raises StoreUnavailable when nobody can tell whether the command was carried out, or the server cannot at
-    present: it may be repeated. Commands must be such that carrying one out twice does no harm: a batch whose
-    connection turns out to be dead is sent once more.
+    A call raises StoreUnavailable when the server may or may not have carried it out, or cannot at present: it may be
+    repeated. Commands must be idempotent: a batch whose connection turns out to be dead is sent once more.
     """
 
     def __init__(self, connect: Callable[[], AbstractConnection], *, timeout: float, for_large: bool = False) -> None:
@@ -124,20 +127,16 @@ class Pipe:
                 await self._disconnect()
                 batch = [(command, future) for command, future in batch if not future.done()]
                 if fresh:
-                    self._fail(batch, error)
+                    _fail(batch, error)
                     return
                 fresh = True
             except Exception as error:  # noqa: BLE001
-                # Not foreseen: it belongs to those who asked. To cancel them would look as if they had wished it.
                 await self._disconnect()
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+                _fail(batch, error)
                 return
-            except BaseException:
+            except BaseException:  # this pipe is closed
                 await self._disconnect()
-                for _, future in batch:
-                    future.cancel()
+                _fail(batch, Disconnected(_CLOSED))
                 raise
             else:
                 return
@@ -161,18 +160,8 @@ class Pipe:
             else:
                 if not future.done():
                     future.set_result(answer)
-        if demoted:  # whoever is the master now is found by connecting anew
+        if demoted:  # a new connection finds the new master
             await self._disconnect()
-
-    def _fail(self, batch: list[_Asked], error: Exception) -> None:
-        text = str(error)
-        for _, future in batch:
-            if isinstance(error, AuthenticationError):
-                future.set_exception(AccessDenied(f"Redis refuses the credentials: {text}", reason=text))
-            else:
-                future.set_exception(
-                    StoreUnavailable(f"Redis cannot be reached: {text or 'no answer in time'}", reason=text)
-                )
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -181,16 +170,31 @@ class Pipe:
                 await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """End what is under way, and disconnect."""
+        """Disconnect. Commands that are queued or under way end in StoreUnavailable."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-        for _, future in self._queue:
-            future.cancel()
+            self._worker = None  # one that is cancelled before it begins does not say so itself
+        _fail(self._queue, Disconnected(_CLOSED))
         self._queue.clear()
         await self._disconnect()
         if self._large is not self:
             await self._large.close()
+
+
+def _fail(batch: Iterable[_Asked], error: Exception) -> None:
+    """Raise an error in each caller that still waits. None is cancelled: a caller takes that for a wish to end it."""
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(_lost(error) if isinstance(error, _UNREACHABLE) else error)
+
+
+def _lost(error: Exception) -> StoreUnavailable:
+    """Translate a lost connection for a caller."""
+    text = str(error)
+    if isinstance(error, AuthenticationError):
+        return AccessDenied(f"Redis refuses the credentials: {text}", reason=text)
+    return StoreUnavailable(f"Redis cannot be reached: {text or 'no answer in time'}", reason=text)
 
 
 async def send_on(connection: AbstractConnection, commands: Sequence[Command]) -> None:
@@ -212,7 +216,7 @@ async def reply_on(connection: AbstractConnection, *, keep: bool = False) -> Any
 
 
 def _translated(error: ResponseError) -> Exception:
-    """What a refusal means to a caller who can only try again or give up."""
+    """Translate a refusal for a caller, who can only try again or give up."""
     if isinstance(error, _FOR_THE_CALLER):
         return error
     if _is_one_of(_TOO_LARGE, error):

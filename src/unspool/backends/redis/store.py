@@ -1,4 +1,4 @@
-"""Jobs and logs in Redis. What concerns one stream is one script in its slot; the indexes beside it are eventually
+"""Jobs and logs in Redis. Each step on one stream is one script in its slot; the indexes in other slots are eventually
 right, and healed while they are read: see `indexes.py`."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PUBLISHED: Final = 64 * 1024
 """Bytes up to which a hint carries the records; readers of larger batches read the log."""
 PAGE_BYTES: Final = 1024 * 1024
 PACKED_BYTES: Final = 512 * 1024
-"""Bytes up to which a sealed log is packed: whoever reads a page of it unpacks all of it."""
+"""Bytes up to which a sealed log is packed: to read a page of it is to unpack all of it."""
 _NUMBERS: Final = 90 * 24 * 3600
 """Seconds for which the numbers of a stream without generations are remembered."""
 _RUNNING: Final = 3600.0
@@ -62,6 +62,10 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<RedisStore {self._keys.prefix} {self._redis!r}>"
 
+    @property
+    def passed_over(self) -> int:
+        return len(self._indexes.passed_over)
+
     async def open(self) -> None:
         try:
             await self._redis.open()
@@ -83,7 +87,7 @@ class RedisStore:
         stream = self._keys.stream(new.name)
         owner = wire.owner_bytes(new.owner)
         request, expected = new.request_id or "", "" if new.expect_generation is None else new.expect_generation
-        seen = await self._redis.run("peek", stream, owner, request, expected)
+        seen = await self._redis.run("peek", stream, owner, new.token, request, expected)
         if seen[0] == b"free":
             # Indexes first: what is created can always be found, and what is not is found to be missing.
             _, floor = await asyncio.gather(self._indexes.enter(new.name, owner, new.lease), self._floor.note())
@@ -138,7 +142,7 @@ class RedisStore:
         stream = self._keys.stream(key.stream_id)
         base = b"%b:%d" % (stream, key.generation)
         last = records[-1].offset
-        fence = wire.epoch_of(key.log, epoch) if key.log else await self._epoch(key, epoch)
+        fence = await self._epoch(key, epoch)
         mark = wire.mark_in(fence)
         entry = wire.entry_of(key.generation, records, mark)
         notice = b"" if len(entry) <= PUBLISHED else wire.notice_of(key.generation, last, mark)
@@ -156,7 +160,7 @@ class RedisStore:
             self._due[key] = time.monotonic() + min(reply / 6000, 1.0)
 
     async def _epoch(self, key: GenerationKey, epoch: int) -> int:
-        """An epoch as the fence of this very log has it; of the one that is there, where the key does not say which."""
+        """An epoch as the fence of the key's log has it; for a key without a log, as the fence that is there has it."""
         if key.log:
             return wire.epoch_of(key.log, epoch)
         stream = self._keys.stream(key.stream_id)
@@ -212,28 +216,28 @@ class RedisStore:
         job = wire.job_of(key.stream_id, found)
         if key.is_other(job.token):
             raise Fenced(f"{key} is lost, and another one has its number")
-        if won:
-            await self._indexes.end(key, job.status)
-            self._unpacked[key] = job.last_offset
-            return Sealed(job, won=True)
         terminal = job.terminal
         repeated = (
             epoch == job.lease.epoch and terminal is not None and (terminal.type, terminal.payload) == (type, payload)
         )
-        if repeated:  # the answer to the first try was lost, and what should have followed it may have been, too
+        if won or repeated:  # a first try whose answer was lost may have ended before this
             await self._indexes.end(key, job.status)
-        return Sealed(job, won=repeated and expires_at is None)
+            self._unpacked[key] = job.last_offset
+        return Sealed(job, won=won == 1 or (repeated and expires_at is None))
 
     async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:
         reply = await self._redis.run(
-            "abort", self._keys.stream(key.stream_id), key.generation, key.stream_id, self._keys.channels,
+            "abort", self._keys.stream(key.stream_id), key.generation, key.log, key.stream_id, self._keys.channels,
             wire.json_bytes(by), wire.json_bytes(reason),
         )  # fmt: skip
-        return _found(key.stream_id, key.generation, reply, None)
+        job = _found(key.stream_id, key.generation, reply, None)
+        if key.is_other(job.token):
+            raise lost(key)
+        return job
 
     async def mark_synced(self, key: GenerationKey, synced: bool) -> None:
         used, there = await self._redis.run(
-            "synced", self._keys.stream(key.stream_id), key.generation, b"1" if synced else b"0"
+            "synced", self._keys.stream(key.stream_id), key.generation, key.log, b"1" if synced else b"0"
         )
         if not there:
             raise _missing(key.generation, used)
@@ -307,7 +311,7 @@ class RedisStore:
 
     async def checkpoint(self, key: GenerationKey) -> Checkpoint | None:
         stream = self._keys.stream(key.stream_id)
-        # With its stream, so that a cluster which is moving both never shows one without the other.
+        # Read with its stream, so that a cluster which is moving both never shows one without the other.
         base = b"%b:%d" % (stream, key.generation)
         found, fence, _ = await self._redis.call(stream, b"MGET", base + b":fold", base + b":fence", stream, much=True)
         if found is None or fence is None or not wire.Fence.of(fence).is_of(key):
@@ -325,7 +329,7 @@ class RedisStore:
             raise ValueError(f"{key}: no checkpoint covers the records up to {up_to}")
 
     async def delete(self, key: GenerationKey) -> bool:
-        done = await self._redis.run("delete", self._keys.stream(key.stream_id), key.generation, 0, 0)
+        done = await self._redis.run("delete", self._keys.stream(key.stream_id), key.generation, key.log, 0, 0)
         return done == 1
 
     async def delete_expired(self, retention: float, completed_retention: float) -> Sequence[GenerationKey]:
@@ -337,7 +341,7 @@ class RedisStore:
         return gone
 
     async def _pack(self, key: GenerationKey, last: int) -> None:
-        """Keep a sealed log small: what was written token by token is now read as a whole, if at all."""
+        """Replace a sealed log, which was written token by token, by one compressed copy."""
         entries: list[bytes] = []
         reached = size = 0
         while reached < last:
@@ -389,7 +393,7 @@ def _found(name: str, generation: int | None, reply: Sequence[Any], owner: Owner
     if used is None:
         raise NotFound
     if not found:
-        # Whose a stream without generations is would be another question; nobody is told more than its owner could be.
+        # The owner of a stream without generations is not looked up: the answer tells no caller more than its number.
         raise _missing(int(used) if generation is None else generation, used)
     job = wire.job_of(name, found)
     if owner is not None and job.owner != owner:

@@ -1,4 +1,4 @@
-"""Where Redis is: one server, whatever Sentinel calls the master, or a cluster. From a URL, or from a client object."""
+"""Topologies of Redis, from a URL or a client object: one server, the master that Sentinel names, or a cluster."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ SCHEMES: Final = (
     "valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster",
 )  # fmt: skip
 _MOVES: Final = 5  # times that a command follows a slot that is being moved
-_MOVING: Final = 1.0  # seconds that it waits for one of which a part is here and a part there
+_MOVING: Final = 1.0  # seconds that it waits for a slot whose keys are on two nodes
 _PAUSE: Final = 0.02
 _TIMEOUT: Final = 5.0
 _ONE_KEY: Final = frozenset({"drop", "due", "enter", "floor", "renewed"})
-"""Scripts that touch nothing but the key that they are given."""
+"""Scripts that touch only the key that they are given."""
 _MUCH: Final = frozenset({"read"})
 """Scripts that may answer with a page of a log."""
 
 
 class Topology(ABC):
-    """Runs commands and scripts on whichever server holds a key. `timeout`: seconds for a batch of commands."""
+    """Runs commands and scripts on the server that holds a key. `timeout`: seconds for a batch of commands."""
 
     database = 0
     """Number of the database on the server."""
@@ -87,7 +87,7 @@ class Topology(ABC):
 
 
 def _alone(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a connection that is ours alone: replies as bytes, no waiting and no retries but our own."""
+    """Settings of a connection of our own: replies as bytes, no time-outs and no retries but ours."""
     changed: dict[str, Any] = {
         **kwargs, "decode_responses": False, "protocol": 2, "socket_timeout": None, "health_check_interval": 0,
         "retry": Retry(NoBackoff(), 0),
@@ -96,7 +96,7 @@ def _alone(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class Server(Topology):
-    """One server, or the master that Sentinel names: a connection that was lost finds it anew."""
+    """One server, or the master that Sentinel names, which each new connection asks for."""
 
     def __init__(self, client: Redis, *, owned: bool, timeout: float = _TIMEOUT) -> None:
         super().__init__(timeout)
@@ -152,9 +152,9 @@ class Cluster(Topology):
     async def close(self) -> None:
         if self._refreshing is not None:
             self._refreshing.cancel()
-        for pipe in self._pipes.values():
+        pipes, self._pipes = self._pipes, {}
+        for pipe in pipes.values():
             await pipe.close()
-        self._pipes.clear()
         if self._owned:
             await self._client.aclose()
 
@@ -182,8 +182,8 @@ class Cluster(Topology):
 
     async def run(self, name: str, key: bytes, *arguments: Argument, more: Sequence[bytes] = ()) -> Any:
         if name not in _ONE_KEY:
-            # One that never exists. While a slot is being moved, a command on several keys is told to try again unless
-            # all of them are there: so no script ever takes the half of a stream for the whole.
+            # A key that never exists. While a slot is being moved, a command on several keys is refused unless all of
+            # them are there: so no script ever takes the half of a stream for the whole.
             more = (*more, key + b":-")
         return await super().run(name, key, *arguments, more=more)
 
@@ -195,7 +195,7 @@ class Cluster(Topology):
             moves += 1
             try:
                 if asking is not None:
-                    return await asking.ask((b"ASKING",), command, much=much)[1]
+                    return (await asyncio.gather(*asking.ask((b"ASKING",), command, much=much)))[1]
                 return await self.pipe(key).call(*command, much=much)
             except MovedError as error:
                 asking = None
@@ -209,18 +209,20 @@ class Cluster(Topology):
             except AskError as error:
                 node = self._client.get_node(node_name=str(error).rpartition(" ")[2])  # "ASK slot host:port"
                 if node is None:
-                    await self._refreshed()
+                    await asyncio.wait([self._refresh()])
                 else:
                     asking = self._pipe_to(node)
             except StoreUnavailable:
-                self._refresh()
+                if self._pipes:  # else this topology is closed
+                    self._refresh()
                 raise
         raise StoreUnavailable("the Redis cluster is moving the slot of this key")
 
-    def _refresh(self) -> None:
-        """Ask the cluster anew who holds what: something has changed."""
+    def _refresh(self) -> asyncio.Task[None]:
+        """Ask the cluster again which node holds which slots, unless it is being asked."""
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refreshed(), name="redis cluster")
+        return self._refreshing
 
     async def _refreshed(self) -> None:
         try:
@@ -230,7 +232,8 @@ class Cluster(Topology):
             return  # it is asked again by the next call that fails
         names = {node.name for node in self._client.get_nodes()}
         for name in [name for name in self._pipes if name not in names]:
-            await self._pipes.pop(name).close()
+            await self._pipes[name].close()
+            del self._pipes[name]
 
 
 def _to_node(node: Any) -> AbstractConnection:
@@ -249,7 +252,7 @@ def of_client(client: object, *, timeout: float = _TIMEOUT) -> Topology:
 
 
 def of_url(url: str) -> tuple[Topology, str]:
-    """What a URL names, and the prefix of its keys. Raises ConfigurationError, naming what is wrong.
+    """The topology that a URL names, and the prefix of its keys. Raises ConfigurationError, naming what is wrong.
 
     `redis://[user:password@]host[:port][/db]`, `rediss://` with TLS, `unix://path`;
     `redis+sentinel://host:port,host:port/service[/db]`; `redis+cluster://host:port,host:port`. `?prefix=` sets the

@@ -1,7 +1,7 @@
-"""Hints from Redis. The scripts publish them in the step in which something happens, so a channel only listens.
+"""Hints from Redis. The scripts publish them in the step that they announce, so a channel only listens.
 
-A replica has one connection for that: on it it hears when it is called as an owner, and what happens on the streams
-that somebody follows here. While it is away hints are lost, as hints may be; afterwards everything is looked at.
+A replica has one connection for hints: calls to it as an owner, and news of the streams that have viewers here. While
+the connection is away hints are lost, as hints may be; afterwards every watched stream is looked at.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from unspool.protocols import Hint
 
 _log = logging.getLogger("unspool.redis")
 _SILENCE: Final = 5.0
-"""Seconds without a word after which the server is asked whether it is still there, and then given up."""
+"""Seconds of silence after which the server is pinged, and after as many more the connection is given up."""
 _PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class RedisTransport:
-    """Listens to what the scripts of a RedisStore under the same prefix publish."""
+    """Listens to the hints that the scripts of a RedisStore under the same prefix publish."""
 
     def __init__(self, topology: Topology, *, prefix: str = "unspool") -> None:
         self._redis = topology
@@ -43,7 +43,7 @@ class RedisTransport:
 
 
 class RedisChannel:
-    """One replica's ear."""
+    """The hints of one replica, on one connection."""
 
     def __init__(self, topology: Topology, keys: Keys, replica: str, deliver: Callable[[Hint], None]) -> None:
         self._redis = topology
@@ -52,7 +52,7 @@ class RedisChannel:
         self._deliver = deliver
         self._watched: dict[bytes, dict[int, GenerationKey]] = {}  # channel → generations
         self._connection: AbstractConnection | None = None
-        self._told: list[tuple[bytes, bytes]] = []  # what the server is still to be told
+        self._told: list[tuple[bytes, bytes]] = []  # subscriptions to send
         self._telling: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
 
@@ -65,6 +65,7 @@ class RedisChannel:
             async with asyncio.timeout(self._redis.timeout):
                 await self._connect()
         except (RedisError, OSError, TimeoutError) as error:
+            await self._disconnect()
             raise StoreUnavailable(f"Redis cannot be reached for hints: {error}") from error
         self._listener = asyncio.create_task(self._listen(), name="redis hints")
 
@@ -89,7 +90,7 @@ class RedisChannel:
             self._tell(b"UNSUBSCRIBE", channel)
 
     def publish(self, hint: Hint) -> None:
-        """Nothing: the scripts have said it already."""
+        """Do nothing: the scripts have published it already."""
 
     def _tell(self, verb: bytes, channel: bytes) -> None:
         self._told.append((verb, channel))
@@ -100,9 +101,8 @@ class RedisChannel:
         try:
             while self._told and self._connection is not None:
                 told, self._told = self._told, []
-                await send_on(self._connection, told)
-        except (RedisError, OSError):
-            pass  # the listener notices, and subscribes to everything anew
+                with contextlib.suppress(RedisError, OSError):  # the listener notices, and connects again
+                    await send_on(self._connection, told)
         finally:
             self._telling = None
 
@@ -111,9 +111,10 @@ class RedisChannel:
     async def _connect(self) -> None:
         connection = self._redis.connect()
         await connection.connect()
+        # From here on a change is told to this connection. It cannot overtake this list, which is written in this step.
+        self._connection = connection
         self._told.clear()
         await send_on(connection, [(b"SUBSCRIBE", channel) for channel in (self._own, *self._watched)])
-        self._connection = connection
 
     async def _listen(self) -> None:
         attempt = 0
@@ -160,11 +161,11 @@ class RedisChannel:
                 sealed = bool(records) and records[-1].terminal
                 self._deliver(Hint(key, last, records, control=sealed))
         except Exception:  # noqa: BLE001
-            # A word that is not understood is a hint that is lost; the next one counts.
+            # A hint that is not understood counts as lost.
             _log.exception("a hint on %r is not understood", channel)
 
     def _look_at_everything(self) -> None:
-        """What was said meanwhile was not heard."""
+        """Look at every watched stream: hints of the time without a connection are lost."""
         for watched in list(self._watched.values()):
             for key in list(watched.values()):
                 self._deliver(Hint(key, control=True))

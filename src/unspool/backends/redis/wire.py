@@ -1,9 +1,9 @@
-"""How records and jobs are written in Redis, and read again. Pure.
+"""The stored form of records and jobs in Redis. Pure.
 
 A log entry and the hint that announces it are the same bytes, JSON: `[generation, first offset, [[type, data], …],
 mark]`, with a third item `true` where a record is internal; without records, as a mere notice, `[generation, last
 offset, [], mark]`. The mark tells logs of one number apart (`mark_of`). Payloads are embedded as they are and come back
-byte by byte. With `redis-cli` one can read it.
+byte by byte. `redis-cli` shows them as text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Entry(msgspec.Struct, array_like=True, gc=False):
     mark: int = 0
 
 
-# What a newer version appends to these, this one passes over, as it does with fields of objects that it does not know.
+# This version passes over items that a newer one appends to these, and fields of objects that it does not know.
 class _Owner(msgspec.Struct, array_like=True):
     user: str | None
     tenant: str | None
@@ -116,7 +116,7 @@ def hint_of(data: bytes) -> tuple[int, int, int, list[Record]]:
         Record(offset, item.type, bytes(item.payload), item.internal)
         for offset, item in enumerate(entry.items, entry.first)
     ]
-    return entry.generation, entry.mark, records[-1].offset if records else entry.first, records
+    return entry.generation, entry.mark, _last(entry), records
 
 
 def records_of(entry: bytes) -> list[Record]:
@@ -126,7 +126,11 @@ def records_of(entry: bytes) -> list[Record]:
 
 def last_of(entry: bytes) -> int:
     """The last offset of an entry."""
-    return hint_of(entry)[2]
+    return _last(_entry.decode(entry))
+
+
+def _last(entry: _Entry) -> int:
+    return entry.first + max(len(entry.items) - 1, 0)
 
 
 def packed(entries: Sequence[bytes]) -> bytes:
@@ -139,7 +143,7 @@ def unpacked(data: bytes) -> list[bytes]:
 
 
 def call_of(data: bytes) -> tuple[str, int]:
-    """Whom an owner is called about: the stream's internal name, the generation."""
+    """The generation that an owner is called about: the stream's internal name, the number."""
     return _call.decode(data)
 
 

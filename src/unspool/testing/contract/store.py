@@ -9,7 +9,7 @@ import pytest
 
 from unspool.errors import Fenced, GenerationConflict, Gone, NotFound
 from unspool.events import Record
-from unspool.jobs import GenerationKey, Job, Metadata, Owner, Status
+from unspool.jobs import GenerationKey, Job, Metadata, Owner, Status, Task
 from unspool.protocols import JobStore, NewJob
 
 ALICE = Owner("alice")
@@ -99,6 +99,30 @@ class TestStoreCreate:
         """A retried create attaches although its own first try has moved the stream on."""
         await store.create(new(request_id="r", expect_generation=0))
         assert (await store.create(new(request_id="r", expect_generation=0))).attached
+
+    @pytest.mark.parametrize("running", [False, True], ids=["first", "replacing"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {}, {"request_id": "r"}, {"expect_generation": True}, {"request_id": "r", "expect_generation": True},
+            {"floor": 7}, {"metadata": Metadata(model="m"), "account": "team", "task": Task("t", {})},
+        ],
+        ids=" ".join,
+    )  # fmt: skip
+    async def test_a_repeated_create_is_answered_as_the_first(
+        self, store: JobStore, running: bool, options: dict[str, Any]
+    ) -> None:
+        """The same creation again, whose first answer was lost: one generation, made, and what it replaced."""
+        if running:
+            await made(store)
+        if "expect_generation" in options:
+            options = {**options, "expect_generation": int(running)}
+        creation = new(**options)
+        first = await store.create(creation)
+        assert (first.attached, first.replaced is not None) == (False, running)
+        for _ in range(2):
+            assert await store.create(creation) == first
+        assert (await store.counts()).total == 1 + running
 
     async def test_another_owners_stream_is_not_found(self, store: JobStore) -> None:
         """Neither create, even with the right request id, nor get tells one owner of another's stream."""

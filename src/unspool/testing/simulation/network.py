@@ -47,6 +47,7 @@ class StoreLink:
 
     def __init__(self, network: Network, store: JobStore, strike: Callable[[], float] | None) -> None:
         self.kind = store.kind
+        self.passed_over = store.passed_over
         self.cut = False
         self.stuck = 0
         self.unstuck_at = 0.0

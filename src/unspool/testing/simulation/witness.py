@@ -17,6 +17,7 @@ class Witness:
 
     def __init__(self, inner: JobStore, truth: Truth) -> None:
         self.kind = inner.kind
+        self.passed_over = inner.passed_over
         self.inner = inner
         self._truth = truth
 

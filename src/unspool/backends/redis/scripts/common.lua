@@ -18,12 +18,19 @@ local function is_over(left, lease)
   return left <= 0 or left > lease * 9 / 8
 end
 
--- epoch and last offset as strings, and whether the log is sealed; nothing for a generation that is not there
+-- Epoch and last offset as strings, and whether the log is sealed; nothing for a generation that is not there, or of which
+-- a database that evicts has left one half: the fence or the job.
 local function fence(key)
   local found = redis.call('GET', key .. ':fence')
-  if not found then return nil end
+  if not found or redis.call('EXISTS', key) == 0 then return nil end
   local epoch, last, sealed = string.match(found, '^(%d+):(%d+)(.*)$')
   return epoch, last, sealed ~= ''
+end
+
+-- Whether a key that has a log names another generation of this number: GenerationKey.is_other.
+local function is_other(key, log)
+  local token = redis.call('HGET', key, 'token') or ''
+  return log ~= '' and token ~= '' and token ~= log
 end
 
 local function expire(key, milliseconds)
@@ -39,6 +46,15 @@ local function job(stream, number)
   return { tostring(number), fields, state }
 end
 
+-- Forget that a generation was there, and the request id that still names it.
+local function forget(stream, number)
+  local request = redis.call('HGET', stream, 'g:' .. number)
+  redis.call('HDEL', stream, 'g:' .. number)
+  if request and redis.call('HGET', stream, 'r:' .. request) == number then
+    redis.call('HDEL', stream, 'r:' .. request)
+  end
+end
+
 -- Whether a start under its request id attaches to a job: Job.holds_request.
 local function holds_request(stream, number)
   local key = stream .. ':' .. number
@@ -52,7 +68,7 @@ local function call_owner(channels, owner, stream_id, number)
   redis.call('PUBLISH', channels .. owner, cjson.encode({ stream_id, tonumber(number) }))
 end
 
--- The terminal record, the status and the time in one step, and the news of it to whoever follows.
+-- Write the terminal record, the status and the time in one step, and publish the record to those who follow.
 local function seal(stream, channel, number, epoch, last, status, kind, payload, keep)
   local key = stream .. ':' .. number
   local offset = string.format('%d', last + 1)

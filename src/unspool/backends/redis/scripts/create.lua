@@ -7,9 +7,10 @@ local stream_id, channels, owner, token, request = ARGV[1], ARGV[2], ARGV[3], AR
 local known = redis.call('HMGET', stream, 'owner', 'used', 'token')
 local used = tonumber(known[2] or '0')
 if known[1] and known[1] ~= owner then return { 'not_found' } end
-if known[3] == token then -- the answer to the first try was lost
+local made = known[3] == token and job(stream, known[2])
+if made then -- the answer to the first try was lost
   local before = redis.call('HGET', stream .. ':' .. known[2], 'before')
-  return { 'created', job(stream, known[2]), before and job(stream, before) }
+  return { 'created', made, before and job(stream, before) }
 end
 if request ~= '' then
   local number = redis.call('HGET', stream, 'r:' .. request)
@@ -21,8 +22,8 @@ if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= used then return { 'conflict', used } 
 local number = string.format('%d', math.max(used, tonumber(ARGV[15]), tonumber(ARGV[16])) + 1)
 local replaced = false
 local before = stream .. ':' .. string.format('%d', used)
-if used > 0 and ACTIVE[redis.call('HGET', before, 'status')] then
-  local epoch, last = fence(before)
+local epoch, last = fence(before)
+if epoch and ACTIVE[redis.call('HGET', before, 'status')] then
   seal(stream, ARGV[14], string.format('%d', used), epoch, last, ARGV[13], 'replaced', '{"by_generation":' .. number .. '}', ARGV[11])
   call_owner(channels, redis.call('HGET', before, 'replica'), stream_id, used)
   replaced = job(stream, string.format('%d', used))
@@ -30,7 +31,7 @@ end
 
 local time = now()
 local key = stream .. ':' .. number
-redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' .. number, '')
+redis.call('HSET', stream, 'owner', owner, 'used', number, 'token', token, 'g:' .. number, request)
 if request ~= '' then redis.call('HSET', stream, 'r:' .. request, number) end
 -- What a database that evicts may have left of one that it has forgotten.
 redis.call('DEL', key, key .. ':log', key .. ':fold', key .. ':pack')

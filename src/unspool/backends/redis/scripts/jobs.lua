@@ -4,7 +4,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   local number = string.match(field, '^g:(%d+)$')
   if number then
     local one = job(KEYS[1], number)
-    if one then found[#found + 1] = one else redis.call('HDEL', KEYS[1], field) end
+    if one then found[#found + 1] = one else forget(KEYS[1], number) end
   end
 end
 return found
