@@ -151,6 +151,31 @@ async def test_rollback_forgets_it(serving: Serving) -> None:
         assert (await server.client.get(f"/threads/{thread}/runs/{run['run_id']}")).status_code == 404
 
 
+async def test_a_rollback_that_is_refused_deletes_nothing(serving: Serving) -> None:
+    """A checkpoint of the very run that would go: 404, and the run goes on to its end."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start("t", if_not_exists="create")
+        checkpoint = (await server.history("t"))[-1]["checkpoint"]["checkpoint_id"]
+        await server.start("t", "two", 404, multitask_strategy="rollback", checkpoint_id=checkpoint)
+        server.app.go.set()
+        assert await server.status(run) == "success"
+
+
+async def test_rollback_of_the_first_run_keeps_the_thread(serving: Serving) -> None:
+    """Its metadata, too: the thread outlives the run that made it, and the new run needs no leave to make one."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start("t", if_not_exists="create")
+        await server.client.patch("/threads/t", json={"metadata": {"a": 1}})
+        other = await server.start("t", "two", multitask_strategy="rollback")
+        server.app.go.set()
+        assert await server.status(other) == "success"
+        assert (await server.client.get(f"/threads/t/runs/{run['run_id']}")).status_code == 404
+        found = (await server.client.get("/threads/t")).json()
+        assert (texts(found["values"]), found["metadata"]) == (["two", "echo two"], {"a": 1})
+
+
 async def test_enqueue_is_one_after_the_other(serving: Serving) -> None:
     """However many come at once, each begins with what those before it have left."""
     async with served(serving) as server:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote, urlencode
 
@@ -15,7 +16,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from unspool import projecting
-from unspool.errors import BadRequest, Fault, GenerationConflict, Gone, InvalidArgument, NotFound, UnspoolError
+from unspool.errors import (
+    BadRequest,
+    Fault,
+    GenerationConflict,
+    Gone,
+    InvalidArgument,
+    NotFound,
+    StoreUnavailable,
+    UnspoolError,
+)
 from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.messages import merged, received, to_chat
 from unspool.http.dialects.langgraph.projection import (
@@ -47,6 +57,8 @@ from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
 from unspool.jobs import Job, check_id
 from unspool.viewer import End
+
+_log = logging.getLogger("unspool.http")
 
 _ALL: Final = (VALUES, TUPLES, UPDATES, CUSTOM)
 """What a client gets of a run that was started without modes."""
@@ -125,62 +137,82 @@ class Runs:
         return identity, await self._begin(identity, thread_id, body, asked, key), body
 
     async def _begin(self, identity: Identity, thread_id: str, body: RunBody, modes: list[str], key: str | None) -> Job:
-        """Start as soon as the thread may be had. Whoever comes in between is seen, and the thread looked at anew."""
+        """Start as soon as the thread is free, or in the place of the run that is rolled back. Looks at the thread
+        again where another request came in between."""
         while True:
             head = await self._threads.head(identity, thread_id)
             if head.job is None and body.if_not_exists != "create":
                 raise NotFound(f"there is no thread {thread_id!r}; create it, or start with if_not_exists: create")
-            if head.job is not None and not head.job.settled:
-                attached = await self._door.attached(identity, thread_id, key) if key is not None else None
+            if head.job is not None and not head.job.settled and key is not None:
+                attached = await self._door.attached(identity, thread_id, key)
                 if attached is not None:
                     return attached
+            rolled_back = _rolled_back(head, body)
+            if head.job is not None and not head.job.settled and rolled_back is None:
                 await self._make_way(identity, head, body)
                 continue
             details, messages, about = await self._prepared(identity, thread_id, body, head)
             about.modes = modes
             try:
-                return await self._door.start(
+                job = await self._door.start(
                     identity, details, request_id=key, expect_generation=head.used, metadata=about.fields(),
                     request={NAME: {"messages": messages}},
                 )  # fmt: skip
             except GenerationConflict:
                 continue
+            if rolled_back is not None and not job.attached:
+                await self._forget(identity, rolled_back)
+            return job
 
     async def _make_way(self, identity: Identity, head: Head, body: RunBody) -> None:
-        """Come to the end of what runs on the thread, in the way that was asked for. Raises Busy."""
+        """Wait for the end of the thread's run, or stop it, as the strategy says. Raises Busy."""
         job, strategy = head.job, body.multitask_strategy or "enqueue"
         assert job is not None
-        if known(job).kind != RUN or strategy == "enqueue":
-            try:
-                await self._threads.settled(identity, job)
-            except (NotFound, Gone):  # it was rolled back
-                return
-        elif strategy == "reject":
+        if strategy == "reject" and known(job).kind == RUN:
             raise Busy(f"thread {job.stream_id!r} is busy with run {run_id(*job.key)}")
-        else:  # nothing is stopped for what is refused then
+        if strategy == "interrupt" and known(job).kind == RUN:  # nothing is stopped for a start that is refused
             await self._prepared(identity, job.stream_id, body, head)
             await self._door.check(identity, job.stream_id)
-            await self._stop(identity, job, strategy)
+            await self._door.stop(identity, job.stream_id, job.generation)
+            return
+        with suppress(NotFound, Gone):  # it was rolled back
+            await self._threads.settled(identity, job)
 
     async def _stop(self, identity: Identity, job: Job, action: str) -> None:
         await self._door.stop(identity, job.stream_id, job.generation)
         if action == "rollback":
-            await self._door.manager.delete(job.stream_id, generation=job.generation, **identity.owner())
+            await self._delete(identity, job)
+
+    async def _delete(self, identity: Identity, job: Job) -> None:
+        await self._door.manager.delete(job.stream_id, generation=job.generation, **identity.owner())
+
+    async def _forget(self, identity: Identity, replaced: Job) -> None:
+        """Delete a run that was rolled back. The new run has started, so a store that is away is no refusal."""
+        try:
+            await self._delete(identity, replaced)
+        except StoreUnavailable as error:
+            _log.warning("%s was rolled back, and could not be deleted: %s", replaced.key, error)
 
     async def _prepared(
         self, identity: Identity, thread_id: str, body: RunBody, head: Head
     ) -> tuple[StartRequest, list[Json], Known]:
-        """What the run is started with, the thread's messages with those that came, and what is kept beside them."""
+        """The run's request, the thread's messages with the new ones, and the record's metadata. Changes nothing."""
         given, rest = _input(body)
+        last, before = Known() if head.job is None else known(head.job), head.job
+        rolled_back = _rolled_back(head, body)
+        if rolled_back is not None:
+            async with aclosing(self._threads.kept(identity, thread_id, rolled_back.generation - 1)) as jobs:
+                before = await anext(jobs, None)
         asked = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
-        base = None if head.job is None else 2 * head.job.generation + 1
+        base = None if before is None else 2 * before.generation + 1
         if asked is not None:
             base = number_of("checkpoint", identity, thread_id, str(asked))
-        before = [] if base is None else await self._threads.messages_at(identity, thread_id, base)
-        messages = merged(before, received(given, lambda: str(uuid.uuid4())))
+            if rolled_back is not None and base // 2 == rolled_back.generation:
+                raise NotFound(f"checkpoint {asked} is of the run that is to be rolled back")
+        kept = [] if base is None else await self._threads.messages_at(identity, thread_id, base)
+        messages = merged(kept, received(given, lambda: str(uuid.uuid4())))
         if not messages:
             raise InvalidArgument("input.messages must hold at least one message", field="input.messages")
-        last = Known() if head.job is None else known(head.job)
         about = Known(
             thread=last.thread, since=last.since or now(), base=base, assistant=body.assistant_id,
             metadata=body.metadata or {}, strategy=body.multitask_strategy or "enqueue",
@@ -301,11 +333,19 @@ class Runs:
         job = await self._run(identity, request)
         if not job.settled:
             raise GenerationConflict("the run is not over: cancel it first", generation=job.generation)
-        await self._door.manager.delete(job.stream_id, generation=job.generation, **identity.owner())
+        await self._delete(identity, job)
         return Response(status_code=204)
 
     async def _run(self, identity: Identity, request: Request) -> Job:
         return await self._threads.run(identity, request.path_params["thread_id"], request.path_params["run_id"])
+
+
+def _rolled_back(head: Head, body: RunBody) -> Job | None:
+    """The thread's active run, where the new one takes its place and leaves nothing of it."""
+    job = head.job
+    if job is None or job.settled or known(job).kind != RUN or body.multitask_strategy != "rollback":
+        return None
+    return job
 
 
 def _path(job: Job) -> str:
