@@ -276,6 +276,22 @@ async def test_a_request_that_is_sent_twice_is_one_run(serving: Serving) -> None
         assert len(server.app.requests) == 2
 
 
+async def test_a_repeated_request_attaches_also_where_it_could_not_start_now(serving: Serving) -> None:
+    """Under its key the run is found though the checkpoint that it began at was deleted since."""
+    async with served(serving) as server:
+        thread = await server.thread()
+        await server.ask(thread, "zero")
+        first = (await server.client.get(f"/threads/{thread}/runs")).json()[0]
+        checkpoint = (await server.history(thread))[0]["checkpoint"]["checkpoint_id"]
+        path, body = f"/threads/{thread}/runs", {**asking("one"), "checkpoint_id": checkpoint}
+        made = await server.client.post(path, json=body, headers={"Idempotency-Key": "k"})
+        assert await server.status(made.json()) == "success"
+        assert (await server.client.delete(f"{path}/{first['run_id']}")).status_code == 204
+        again = await server.client.post(path, json=body, headers={"Idempotency-Key": "k"})
+        assert (again.status_code, again.json()["run_id"]) == (200, made.json()["run_id"])
+        await server.start(thread, "two", 404, checkpoint_id=checkpoint)
+
+
 @pytest.mark.parametrize(
     ("body", "mention"),
     [

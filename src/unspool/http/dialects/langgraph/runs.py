@@ -143,7 +143,7 @@ class Runs:
             head = await self._threads.head(identity, thread_id)
             if head.job is None and body.if_not_exists != "create":
                 raise NotFound(f"there is no thread {thread_id!r}; create it, or start with if_not_exists: create")
-            if head.job is not None and not head.job.settled and key is not None:
+            if head.job is not None and key is not None:
                 attached = await self._door.attached(identity, thread_id, key)
                 if attached is not None:
                     return attached
