@@ -244,6 +244,18 @@ async def test_several_are_stopped_at_once(serving: Serving) -> None:
         assert await cancel(204, "?action=rollback", status="running") == ["interrupted", 404, 404]
 
 
+@pytest.mark.parametrize("named", [{"thread_id": "t"}, {"run_ids": ["x"]}, {"thread_id": "t", "run_ids": ["x"]}])
+async def test_a_status_beside_a_thread_stops_nothing(serving: Serving, named: dict[str, Any]) -> None:
+    """A status means the caller's runs on all threads, so it is refused where the request names some of them."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        for thread in ("t", "u"):
+            await server.start(thread, if_not_exists="create")
+        answer = await server.client.post("/runs/cancel", json={"status": "running", **named})
+        assert (answer.status_code, answer.json()["field"]) == (422, "status")
+        assert [str((await server.manager.job(name)).status) for name in ("t", "u")] == ["running"] * 2
+
+
 async def test_a_run_that_fails(serving: Serving) -> None:
     """The stream ends with `error`, whoever waits gets it, and the thread's state says so; no secret is told."""
     async with served(serving) as server:

@@ -90,7 +90,7 @@ class RunBody(msgspec.Struct, kw_only=True):
 
 
 class CancelBody(msgspec.Struct):
-    """Which runs: those of a thread by their ids, or all of the caller's that are of this status."""
+    """The runs to stop: those of a thread by their ids, or all of the caller's with this status; never both."""
 
     thread_id: str | None = None
     run_ids: list[str] = []
@@ -318,6 +318,8 @@ class Runs:
         """Stop several; answers once all are sealed. None is ever pending: a request waits until its run may begin."""
         identity, action = await self._door.identify(request), _action(request.query_params)
         body: CancelBody = await self._door.body(request, CancelBody)
+        if body.status is not None and (body.thread_id is not None or body.run_ids):
+            raise InvalidArgument("status stands alone: it means all of your runs, on every thread", field="status")
         if body.thread_id is not None and body.run_ids:
             jobs = [await self._threads.run(identity, body.thread_id, given) for given in dict.fromkeys(body.run_ids)]
         elif body.status is not None:
