@@ -184,6 +184,11 @@ def owner_of(user: User, tenant: str | None) -> Owner | None:
     return None if isinstance(user, Anyone) else Owner(user, tenant)
 
 
+def stamp(generation: int, log: str) -> str:
+    """The number of a generation with the name of its log, so that no other log has the same."""
+    return f"{generation}-{log}" if log else str(generation)
+
+
 def new_stream_id() -> str:
     """A fresh stream id, for applications that have no name of their own for a conversation."""
     return secrets.token_urlsafe(12)
@@ -325,6 +330,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """The name of the log for clients: with it a position never goes on in another log of the same number, as after
         a store was lost with all its replicas. Empty for a job of an older version."""
         return self.token[:8]
+
+    @property
+    def stamp(self) -> str:
+        """The generation in ids that clients keep: its number, and the name of its log where it has one."""
+        return stamp(self.generation, self.log)
 
     @property
     def settled(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from unspool import projecting
 from unspool.errors import BadRequest, Gone, NotFound, UnspoolError
 from unspool.http.dialects.librechat.projection import NO_PARENT, LibreChat, user_message
-from unspool.http.dialects.values import as_number, as_object
+from unspool.http.dialects.values import as_object, whole
 from unspool.http.door import Door, json_response
 from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
@@ -105,10 +105,10 @@ class _Chat:
         except (NotFound, Gone):
             missing = {"error": "Stream not found", "message": "The generation job does not exist or has expired."}
             return json_response(missing, 404)
-        last = as_number(request.headers.get("last-event-id", ""))
-        if last is not None:
-            return await self._door.follow(job, LibreChat, last)
-        if request.query_params.get("resume") != "true":
+        position = position_of(request.headers.get("last-event-id", ""))
+        if position is not None and position.stamp == job.stamp:
+            return await self._door.follow(job, LibreChat, position.frames)
+        if position is None and request.query_params.get("resume") != "true":
             return await self._door.follow(job, LibreChat)
         standing = await projecting.project(self._door.manager.replica, job, LibreChat, terminal=False)
         projected = await projecting.attach_at(self._door.manager.replica, job, standing)
@@ -154,6 +154,21 @@ class _Chat:
             return json_response({"error": "Job not found", "streamId": stream_id}, 404)
         await self._door.stop(identity, stream_id, job.generation)
         return json_response({"success": True, "aborted": stream_id})
+
+
+class Position(NamedTuple):
+    """A client's position: the `stamp` of its generation, and the frames of it that the client has."""
+
+    stamp: str
+    frames: int
+
+
+def position_of(given: str) -> Position | None:
+    """The position that an event's id stands for; None without one. Raises BadRequest."""
+    if not given:
+        return None
+    stamp, _, last = given.rpartition("-")
+    return Position(stamp, whole("Last-Event-ID", last))
 
 
 def _told(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
