@@ -70,6 +70,30 @@ async def test_a_wrong_position_is_answered_explicitly(serving: Serving, last: s
         assert isinstance(answer.json()["detail"], str)
 
 
+async def test_ids_of_a_lost_store_are_not_found(serving: Serving) -> None:
+    """A server with an empty store gives the same numbers again: old runs and checkpoints are told, not continued."""
+    lost: list[tuple[str, str]] = []
+    for _ in range(2):
+        async with served(serving) as server:
+            await server.ask("t", "hello", if_not_exists="create")
+            run = (await server.client.get("/threads/t/runs")).json()[0]["run_id"]
+            for old_run, old_checkpoint in lost:
+                old, checkpoint = f"/threads/t/runs/{old_run}", {"checkpoint_id": old_checkpoint}
+                answers = [
+                    await server.client.get(f"{old}/stream", headers={"Last-Event-ID": "2"}),
+                    await server.client.get(old),
+                    await server.client.post(f"{old}/cancel"),
+                    await server.client.get(f"/threads/t/state/{old_checkpoint}"),
+                    await server.client.post("/threads/t/history", json={"before": checkpoint}),
+                    await server.client.post("/threads/t/state", json={"values": None, **checkpoint}),
+                    await server.client.post("/threads/t/runs", json={**asking("two"), **checkpoint}),
+                ]
+                assert [answer.status_code for answer in answers] == [404] * len(answers)
+            lost.append((run, (await server.history("t"))[0]["checkpoint"]["checkpoint_id"]))
+            assert (await server.client.get(f"/threads/t/runs/{run}/stream")).status_code == 200
+    assert {one[-12:] for one, _ in lost} == {f"{1:012x}"}
+
+
 async def test_where_to_come_back_keeps_the_modes(serving: Serving) -> None:
     """A client that joined with modes of its own says none when it comes back."""
     async with served(serving) as server:

@@ -34,8 +34,3 @@ def whole(
     if not least <= number <= most:
         raise refusal(f"{field} must be a whole number from {least} to {most}, not {text[:40]!r}", field=field)
     return number
-
-
-def as_number(text: str) -> int | None:
-    """A whole number, as it stands in a header or a query; None for anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None

@@ -17,7 +17,6 @@ from starlette.responses import Response
 
 from unspool import projecting
 from unspool.errors import (
-    BadRequest,
     Fault,
     GenerationConflict,
     Gone,
@@ -42,16 +41,16 @@ from unspool.http.dialects.langgraph.projection import (
 from unspool.http.dialects.langgraph.responses import Leaving, Waiting
 from unspool.http.dialects.langgraph.threads import (
     RUN,
+    Checkpoint,
     Head,
     Known,
     Threads,
     described_run,
     known,
     now,
-    number_of,
     run_status,
 )
-from unspool.http.dialects.values import Json, as_number, as_object
+from unspool.http.dialects.values import Json, as_object, whole
 from unspool.http.door import Door, json_response
 from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
@@ -60,6 +59,8 @@ from unspool.viewer import End
 
 _log = logging.getLogger("unspool.http")
 
+MOST: Final = 1000
+"""Threads, runs or states that a list has at most, as in LangGraph's own server."""
 _ALL: Final = (VALUES, TUPLES, UPDATES, CUSTOM)
 """What a client gets of a run that was started without modes."""
 _MODES: Final = frozenset({*_ALL, WHOLE, "events", "debug", "tasks", "checkpoints", "tools", "lifecycle"})
@@ -169,7 +170,7 @@ class Runs:
         job, strategy = head.job, body.multitask_strategy or "enqueue"
         assert job is not None
         if strategy == "reject" and known(job).kind == RUN:
-            raise Busy(f"thread {job.stream_id!r} is busy with run {run_id(*job.key)}")
+            raise Busy(f"thread {job.stream_id!r} is busy with run {run_id(job)}")
         if strategy == "interrupt" and known(job).kind == RUN:  # nothing is stopped for a start that is refused
             await self._prepared(identity, job.stream_id, body, head)
             await self._door.check(identity, job.stream_id)
@@ -204,17 +205,17 @@ class Runs:
             async with aclosing(self._threads.kept(identity, thread_id, rolled_back.generation - 1)) as jobs:
                 before = await anext(jobs, None)
         asked = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
-        base = None if before is None else 2 * before.generation + 1
+        base = None if before is None else Checkpoint.last(before)
         if asked is not None:
-            base = number_of("checkpoint", identity, thread_id, str(asked))
-            if rolled_back is not None and base // 2 == rolled_back.generation:
+            base = await self._threads.checkpoint(identity, thread_id, str(asked))
+            if rolled_back is not None and base.job.generation == rolled_back.generation:
                 raise NotFound(f"checkpoint {asked} is of the run that is to be rolled back")
-        kept = [] if base is None else await self._threads.messages_at(identity, thread_id, base)
+        kept = [] if base is None else await self._threads.messages_at(base)
         messages = merged(kept, received(given, lambda: str(uuid.uuid4())))
         if not messages:
             raise InvalidArgument("input.messages must hold at least one message", field="input.messages")
         about = Known(
-            thread=last.thread, since=last.since or now(), base=base, assistant=body.assistant_id,
+            thread=last.thread, since=last.since or now(), parent=base and base.id, assistant=body.assistant_id,
             metadata=body.metadata or {}, strategy=body.multitask_strategy or "enqueue",
             follower=self._leaving.name() if body.on_disconnect == "cancel" else None,
         )  # fmt: skip
@@ -298,7 +299,7 @@ class Runs:
         identity = await self._door.identify(request)
         query = request.query_params
         head = await self._threads.found(identity, request.path_params["thread_id"])
-        limit, offset, status = whole(query, "limit", 10), whole(query, "offset", 0), query.get("status")
+        limit, offset, status = number_in(query, "limit", 10), number_in(query, "offset", 0), query.get("status")
         found: list[Json] = []
         async with aclosing(self._threads.kept(identity, head.stream_id, head.generation)) as jobs:
             async for job in jobs:
@@ -352,7 +353,7 @@ def _rolled_back(head: Head, body: RunBody) -> Job | None:
 
 def _path(job: Job) -> str:
     """Where a run is, from the address that the client was given on."""
-    return f"/threads/{quote(job.stream_id, safe='')}/runs/{run_id(*job.key)}"
+    return f"/threads/{quote(job.stream_id, safe='')}/runs/{run_id(job)}"
 
 
 def _own_thread(identity: Identity, key: str | None) -> str:
@@ -410,18 +411,12 @@ def position_of(request: Request) -> int:
     given = request.headers.get("last-event-id", "")
     if given in ("", "-1"):
         return 0
-    number = as_number(given)
-    if number is None:
-        raise BadRequest(f"Last-Event-ID must be the id of an event, or -1, not {given[:40]!r}", field="Last-Event-ID")
-    return number + 1
+    return whole("Last-Event-ID", given) + 1
 
 
-def whole(query: QueryParams, name: str, default: int) -> int:
-    value = query.get(name, str(default))
-    number = as_number(value)
-    if number is None:
-        raise InvalidArgument(f"{name} must be a whole number, not {value[:40]!r}", field=name)
-    return number
+def number_in(query: QueryParams, name: str, default: int) -> int:
+    """A count in a query. Raises InvalidArgument."""
+    return whole(name, query.get(name, str(default)), most=MOST, refusal=InvalidArgument)
 
 
 def _action(query: QueryParams) -> str:

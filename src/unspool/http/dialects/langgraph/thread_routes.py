@@ -14,15 +14,14 @@ from unspool.errors import Fenced, GenerationConflict, InvalidArgument, NotFound
 from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.messages import merged, received
 from unspool.http.dialects.langgraph.projection import NAME
-from unspool.http.dialects.langgraph.runs import whole
+from unspool.http.dialects.langgraph.runs import MOST, number_in
 from unspool.http.dialects.langgraph.threads import (
+    Checkpoint,
     Known,
     Threads,
-    checkpoint_of,
     known,
     matches,
     now,
-    number_of,
     thread_status,
 )
 from unspool.http.dialects.values import Json, as_object
@@ -33,7 +32,7 @@ _SEARCHED: Final = 1000
 """Generations of a user that a search looks at."""
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=_SEARCHED)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
 class ThreadBody(msgspec.Struct, kw_only=True):
@@ -111,7 +110,7 @@ class ThreadRoutes:
                 except Fenced:
                     continue  # it ended just now
                 break
-            about.base = 2 * job.generation + 1
+            about.parent = Checkpoint.last(job).id
             messages = (await self._threads.projected(job)).state
             try:
                 job = await self._threads.set_state(identity, job.stream_id, messages, about, job.generation)
@@ -193,10 +192,9 @@ class ThreadRoutes:
         return json_response(await self._at(identity, thread_id, str(asked)))
 
     async def _at(self, identity: Identity, thread_id: str, given: str) -> Json:
-        number = number_of("checkpoint", identity, thread_id, given)
-        job = await self._door.job(identity, thread_id, number // 2)
-        wanted = checkpoint_of(job, number)
-        for state in await self._threads.states(job):
+        at = await self._threads.checkpoint(identity, thread_id, given)
+        wanted = at.described()
+        for state in await self._threads.states(at.job):
             if state["checkpoint"] == wanted:
                 return state
         raise NotFound
@@ -210,16 +208,17 @@ class ThreadRoutes:
             raise GenerationConflict("the thread is busy", generation=job.generation)
         about = known(job)
         asked = (body.checkpoint or {}).get("checkpoint_id") or body.checkpoint_id
-        about.base = 2 * job.generation + 1
+        base = Checkpoint.last(job)
         if asked is not None:
-            about.base = number_of("checkpoint", identity, job.stream_id, str(asked))
+            base = await self._threads.checkpoint(identity, job.stream_id, str(asked))
+        about.parent = base.id
         values: Any = body.values
         if isinstance(values, dict):
             values = cast("Json", values).get("messages")
         new = received(values, lambda: str(uuid.uuid4()))
-        before = await self._threads.messages_at(identity, job.stream_id, about.base)
+        before = await self._threads.messages_at(base)
         made = await self._threads.set_state(identity, job.stream_id, merged(before, new), about, job.generation)
-        return json_response({"checkpoint": checkpoint_of(made, 2 * made.generation + 1)})
+        return json_response({"checkpoint": Checkpoint.last(made).described()})
 
     async def history(self, request: Request) -> Response:
         """States, newest first: two for each run, one for each change without a run."""
@@ -228,15 +227,16 @@ class ThreadRoutes:
         if request.method == "POST":
             body = await self._door.body(request, HistoryBody, body)
         job = await self._threads.found(identity, request.path_params["thread_id"])
-        limit = whole(request.query_params, "limit", 10) if body.limit is None else body.limit
-        before = _before(identity, job.stream_id, body.before or request.query_params.get("before"))
-        last = job.generation if before is None else min(before // 2, job.generation)
+        limit = number_in(request.query_params, "limit", 10) if body.limit is None else body.limit
+        asked = _checkpoint_id(body.before or request.query_params.get("before"))
+        before = None if asked is None else await self._threads.checkpoint(identity, job.stream_id, asked)
+        last = job.generation if before is None else before.job.generation
         found: list[Json] = []
         async with aclosing(self._threads.kept(identity, job.stream_id, last)) as jobs:
             async for kept in jobs:
                 for state in await self._threads.states(kept):
                     number = state["metadata"]["step"]
-                    if before is None or number < before:
+                    if before is None or number < before.number:
                         found.append(state)
                 if len(found) >= limit:
                     break
@@ -247,7 +247,7 @@ class ThreadRoutes:
         return await self._threads.found(identity, request.path_params["thread_id"])
 
 
-def _before(identity: Identity, thread_id: str, given: Json | str | None) -> int | None:
+def _checkpoint_id(given: Json | str | None) -> str | None:
     """The checkpoint before which a history is asked for: its id, or an object or configuration that holds it."""
     if given is None:
         return None
@@ -255,7 +255,7 @@ def _before(identity: Identity, thread_id: str, given: Json | str | None) -> int
         given = (as_object(given.get("configurable")) or given).get("checkpoint_id")
     if not isinstance(given, str):
         raise InvalidArgument("before must name a checkpoint_id", field="before")
-    return number_of("checkpoint", identity, thread_id, given)
+    return given
 
 
 def _given(metadata: Json | None) -> Json:
