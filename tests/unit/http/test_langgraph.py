@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Serving
 from tests.unit.http.langgraph_server import MODES, OPTIONS, App, Closing, asking, events, served, texts
 from tests.waiting import Pauses, until
-from unspool import GenerationManager, Options
+from unspool import GenerationManager, Options, StoreUnavailable
 from unspool.http import Identity, StartRequest, StreamOptions, create_app
 from unspool.http.dialects.langgraph import responses
 from unspool.http.door import Door
@@ -432,6 +432,62 @@ async def test_who_came_last_is_the_one_whose_leaving_counts(monkeypatch: pytest
         await stopped(other, await leaving.came(other))  # which was due after that
         assert (await manager.job("t")).abort is None
         await stopped(job, last)
+
+
+@pytest.mark.parametrize("kind", ["join", "stream"])
+async def test_a_join_that_is_refused_leaves_nothing(
+    serving: Serving, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No viewer where the store is away; and the client before it stays the one whose leaving counts."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start(await server.thread())
+        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/{kind}?cancel_on_disconnect=1"
+
+        async def away(*_: Any, **__: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(server.manager.store, "update", away)
+            assert (await server.client.get(path)).status_code == 503
+        assert server.manager.statistics()["viewers"] == 0
+        if kind == "stream":
+            before = (await server.manager.job(run["thread_id"])).metadata
+            assert (await server.client.get(path, headers={"Last-Event-ID": "99"})).status_code == 409
+            assert (await server.manager.job(run["thread_id"])).metadata == before
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("how", ["head", "cancelled"])
+async def test_a_wait_that_breaks_off_is_a_leaving(how: str) -> None:
+    """Where the head cannot be sent, and where the server cancels the response: no viewer stays."""
+    app = App()
+    app.go.clear()
+    async with GenerationManager(options=OPTIONS) as manager:
+        await Door(manager, app.run).start(
+            Identity(), StartRequest("t", [{"role": "user", "content": "hi"}], None, None, None, {})
+        )
+        left, begun = asyncio.Event(), asyncio.Event()
+
+        async def answer() -> Any:
+            raise AssertionError("it has not ended")
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(_: Any) -> None:
+            begun.set()
+            if how == "head":
+                raise OSError("gone")
+
+        waiting = responses.Waiting(await manager.view("t"), answer, left.set, headers={}, heartbeat=15.0)
+        response = asyncio.create_task(waiting({"type": "http"}, receive, send))
+        await begun.wait()
+        if how == "cancelled":
+            response.cancel()
+        await asyncio.wait({response})
+        assert left.is_set()
+        assert manager.statistics()["viewers"] == 0
 
 
 async def test_a_log_that_was_trimmed(serving: Serving) -> None:

@@ -96,35 +96,28 @@ class Waiting(Response):
         self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": b"\n", "more_body": True})
-        watcher = asyncio.create_task(self._watch(receive))
+        helpers = asyncio.create_task(self._watch(receive)), asyncio.create_task(self._beat())
         try:
-            if await self._end(send):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            while (records := await self._viewer.records()) is not None:
+                if not records:
+                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            if self._viewer.end is End.FINISHED:
                 body = msgspec.json.encode(await self._answer())
                 await send({"type": "http.response.body", "body": body, "more_body": False})
         except Exception as error:  # noqa: BLE001
             # Whatever went away, it is not the run's answer: the connection is cut, and the client asks again.
-            self._viewer.close()
             if isinstance(error, UnspoolError):
                 _log.warning("%r is cut off: %s", self._viewer, error)
+                self._left = None  # the client did not leave
             await cut(scope.get("extensions", {}).get(LINK), send, error)
         finally:
+            for helper in helpers:
+                helper.cancel()
             self._viewer.close()
-            watcher.cancel()
-
-    async def _end(self, send: Send) -> bool:
-        """Wait for the end; False when the client went away."""
-        beat = asyncio.create_task(self._beat())
-        try:
-            while (records := await self._viewer.records()) is not None:
-                if not records:
-                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
-        finally:
-            beat.cancel()
             if self._viewer.end is End.CLOSED and self._left is not None:
                 self._left()
-        return self._viewer.end is End.FINISHED
 
     async def _beat(self) -> None:
         while True:

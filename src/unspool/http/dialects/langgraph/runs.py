@@ -55,7 +55,7 @@ from unspool.http.door import Door, json_response
 from unspool.http.requests import StartRequest
 from unspool.http.stream import ProjectedStream
 from unspool.jobs import Job, check_id
-from unspool.viewer import End
+from unspool.viewer import End, Viewer
 
 _log = logging.getLogger("unspool.http")
 
@@ -111,9 +111,7 @@ class Runs:
     async def stream(self, request: Request) -> Response:
         """Start, and follow."""
         _, job, body = await self._start(request, [VALUES])
-        if body.on_disconnect != "cancel":
-            return await self._follow(job, [], 0, None)
-        return await self._follow(job, [], 0, known(job).follower or await self._leaving.came(job))
+        return await self._follow(job, [], 0, body.on_disconnect == "cancel", started=not job.attached)
 
     async def create(self, request: Request) -> Response:
         """Start, and say what it is."""
@@ -123,7 +121,7 @@ class Runs:
     async def wait(self, request: Request) -> Response:
         """Start, and wait for the end."""
         identity, job, body = await self._start(request, [])
-        return await self._wait(identity, job, body.on_disconnect == "cancel")
+        return await self._wait(identity, job, body.on_disconnect == "cancel", started=not job.attached)
 
     async def _start(self, request: Request, modes: list[str]) -> tuple[Identity, Job, RunBody]:
         identity = await self._door.identify(request)
@@ -233,21 +231,20 @@ class Runs:
         """Follow a run, from after `Last-Event-ID`; without one, from its beginning."""
         identity = await self._door.identify(request)
         job = await self._run(identity, request)
-        query = request.query_params
-        cancels = self._cancels(request)
-        follower = await self._leaving.came(job) if cancels else None
-        return await self._follow(job, asked_modes(query), position_of(request), follower)
+        return await self._follow(job, asked_modes(request.query_params), position_of(request), self._cancels(request))
 
-    async def _follow(self, job: Job, modes: list[str], position: int, follower: str | None) -> Response:
-        started = known(job).modes
-        kind = kind_of(modes or started or _ALL)
+    async def _follow(
+        self, job: Job, modes: list[str], position: int, cancels: bool, *, started: bool = False
+    ) -> Response:
+        known_modes = known(job).modes
+        kind = kind_of(modes or known_modes or _ALL)
         projected = await projecting.attach(self._door.manager.replica, job, kind, position)
-        query = [("stream_mode", mode) for mode in modes if sorted(modes) != sorted(started)]
-        if follower is not None:
+        left = await self._came(job, projected.viewer, started) if cancels else None
+        query = [("stream_mode", mode) for mode in modes if sorted(modes) != sorted(known_modes)]
+        if cancels:
             query.append(("cancel_on_disconnect", "1"))
         # A client that is cut off comes back here, and says no more than the last id that it has.
         location = f"{_path(job)}/stream" + (f"?{urlencode(query)}" if query else "")
-        left = None if follower is None else self._left(job, follower)
 
         def over() -> None:
             if left is not None and projected.viewer.end is End.CLOSED:
@@ -271,7 +268,7 @@ class Runs:
             self._door.refuse_foreign(request)
         return cancels
 
-    async def _wait(self, identity: Identity, job: Job, cancels: bool) -> Response:
+    async def _wait(self, identity: Identity, job: Job, cancels: bool, *, started: bool = False) -> Response:
         viewer = await self._door.manager.view(
             job.stream_id, generation=job.generation, after=job.last_offset, **identity.owner()
         )
@@ -280,12 +277,18 @@ class Runs:
             run = await self._threads.projected(await self._door.job(identity, job.stream_id, job.generation))
             return {"__error__": run.error} if run.error is not None else {"messages": run.state}
 
-        follower = (known(job).follower or await self._leaving.came(job)) if cancels else None
+        left = await self._came(job, viewer, started) if cancels else None
         headers = {"location": f"{_path(job)}/join", "content-location": _path(job)}
-        left = None if follower is None else self._left(job, follower)
         return Waiting(viewer, answer, left, headers=headers, heartbeat=self._door.stream_options.heartbeat)
 
-    def _left(self, job: Job, follower: str) -> Callable[[], None]:
+    async def _came(self, job: Job, viewer: Viewer, started: bool) -> Callable[[], None]:
+        """Say in the job's record that this client's leaving counts, which the record of a run that it has started says
+        already; the call for when it has left. Closes the viewer of a client that is refused."""
+        try:
+            follower = (known(job).follower if started else None) or await self._leaving.came(job)
+        except BaseException:
+            viewer.close()
+            raise
         return lambda: self._leaving.left(job, follower)
 
     # asking and stopping
