@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import Enum, StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -238,11 +238,46 @@ class Task(msgspec.Struct, frozen=True):
     resume: bool = False
 
 
+class Whole(dict[str, Any]):
+    """An object that a change sets as a whole, in the place of what was there."""
+
+
+def patched(value: Any, patch: Any) -> Any:
+    """A value after a JSON merge patch (RFC 7396): objects are merged key by key, and None removes a key."""
+    if not isinstance(patch, dict):
+        return patch
+    if isinstance(patch, Whole):
+        return dict(patch)
+    changes = cast("Mapping[str, Any]", patch)
+    merged: dict[str, Any] = dict(cast("Mapping[str, Any]", value)) if isinstance(value, dict) else {}
+    for name, change in changes.items():
+        if change is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = patched(merged.get(name), change)
+    return merged
+
+
+def chained(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """One change that does what two do, one after the other. An object that follows on None stands alone."""
+    both = dict(first)
+    for name, change in then.items():
+        before = both.get(name)
+        if not isinstance(change, dict) or isinstance(change, Whole) or name not in both:
+            both[name] = change
+        elif isinstance(before, dict) and not isinstance(before, Whole):
+            both[name] = chained(cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", change))
+        else:
+            both[name] = Whole(patched(before, change))
+    return both
+
+
 class Metadata(msgspec.Struct, frozen=True):
     """What a chat product keeps about a turn. None: not known, or cleared. 0 is a value.
 
     `title`, `conversation_id`, `user_message` (with its `id`), `response_id` and `sender` come back in the resume state
-    and in the record of a Stop. `extra` is for what is the application's own. The rest is only kept.
+    and in the record of a Stop. `extra` is for what is the application's own; a change of it is a JSON merge patch. The
+    rest is only kept.
     """
 
     title: str | None = None
@@ -270,7 +305,7 @@ class Metadata(msgspec.Struct, frozen=True):
 
     @classmethod
     def changes(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for a change: checked copies of exactly the given fields; None clears one."""
+        """Checked copies of exactly the given fields, for a change; None clears one, and `extra` is merged by key."""
         checked = cls.of(fields)
         return {name: getattr(checked, name) for name in fields}
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
 from unspool.events import DELTAS, Record, encode_data
-from unspool.jobs import GenerationKey, Status
+from unspool.jobs import GenerationKey, Status, chained
 from unspool.protocols import AtOnce, JobStore, current
 from unspool.turns import Turns
 
@@ -157,7 +157,10 @@ class LogWriter:
     def put_metadata(self, changes: Mapping[str, Any]) -> None:
         """Queue a change of the job's metadata, to be written with the next append."""
         self._admit(0)
-        self._metadata = {**(self._metadata or {}), **changes}
+        before, changes = self._metadata or {}, dict(changes)
+        if "extra" in before and "extra" in changes:
+            changes |= chained({"extra": before["extra"]}, {"extra": changes["extra"]})
+        self._metadata = {**before, **changes}
         self._kick()
 
     def put_status(self, status: Status) -> None:

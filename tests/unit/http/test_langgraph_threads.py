@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+
 from tests.conftest import Serving
-from tests.unit.http.langgraph_server import asking, served, texts
+from tests.unit.http.langgraph_server import Closing, asking, served, texts
 from unspool.http import Identity
+from unspool.jobs import Job
 
 
 async def test_threads_of_others_are_not_there(serving: Serving) -> None:
@@ -75,6 +79,41 @@ async def test_threads_are_made_found_and_changed(serving: Serving) -> None:
         assert (await client.get("/threads/t")).status_code == 404
         assert (await client.post("/threads/t/runs", json=asking("x"))).status_code == 404
         assert (await server.start("t", if_not_exists="create"))["thread_id"] == "t"
+
+
+async def test_changes_of_a_busy_thread_at_once_lose_nothing(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All read before one of them writes, as on several replicas; what the run and its followers set stays, too."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start("t", if_not_exists="create", metadata={"b": 2})
+        path = f"/threads/t/runs/{run['run_id']}"
+        store, together = server.manager.store, asyncio.Barrier(6)
+        update = store.update
+
+        async def late(*args: Any) -> Job:
+            await together.wait()
+            return await update(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "update", late)
+            joining = Closing(server.client, "GET", f"{path}/stream?cancel_on_disconnect=1")
+            changes = [{"a": {"x": None}}, {"a1": 1}, {"a2": 2}, {"a3": 3}]
+            answers, _, _ = await asyncio.gather(
+                asyncio.gather(*(server.client.patch("/threads/t", json={"metadata": change}) for change in changes)),
+                server.manager.update("t", extra={"mine": 1}),
+                joining.begun(),
+            )
+        assert [answer.status_code for answer in answers] == [200] * 4
+        extra = (await server.manager.job("t")).metadata.extra or {}
+        assert (await server.client.get("/threads/t")).json()["metadata"] == {
+            "a": {"x": None},
+            "a1": 1,
+            "a2": 2,
+            "a3": 3,
+        }
+        assert (await server.client.get(path)).json()["metadata"] == {"b": 2}
+        assert (extra["mine"], bool(extra["langgraph"]["follower"])) == (1, True)
+        await joining.close()
 
 
 async def test_states_lead_back_to_where_a_thread_was(serving: Serving) -> None:

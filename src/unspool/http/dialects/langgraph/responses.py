@@ -13,11 +13,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from unspool.errors import Fenced, UnspoolError
-from unspool.http.dialects.langgraph.projection import NAME
-from unspool.http.dialects.langgraph.threads import known
+from unspool.http.dialects.langgraph.threads import Known, known
 from unspool.http.door import Door
 from unspool.http.pump import LINK, cut
-from unspool.jobs import ANYONE, Job, Metadata
+from unspool.jobs import ANYONE, Job
 from unspool.viewer import End, Viewer
 
 _log = logging.getLogger("unspool.http")
@@ -48,11 +47,9 @@ class Leaving:
     async def came(self, job: Job) -> str:
         """A client whose leaving counts came to follow; its name."""
         follower = self.name()
-        about = msgspec.structs.replace(known(job), follower=follower)
-        extra = {**(job.metadata.extra or {}), NAME: msgspec.to_builtins(about)}
         if not job.settled:
             try:
-                await self._door.manager.store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+                await self._door.manager.store.update(job.key, job.lease.epoch, Known.change(follower=follower))
             except Fenced:
                 _log.info("%s: it ended before it was known who follows it", job.key)
         return follower

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from unspool.errors import Fenced, GenerationConflict, InvalidArgument, NotFound
 from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.messages import merged, received
-from unspool.http.dialects.langgraph.projection import NAME
 from unspool.http.dialects.langgraph.runs import MOST, number_in
 from unspool.http.dialects.langgraph.threads import (
     Checkpoint,
@@ -26,7 +25,7 @@ from unspool.http.dialects.langgraph.threads import (
 )
 from unspool.http.dialects.values import Json, as_object
 from unspool.http.door import Door, json_response
-from unspool.jobs import Job, Metadata
+from unspool.jobs import Job, Whole
 
 _SEARCHED: Final = 1000
 """Generations of a user that a search looks at."""
@@ -100,16 +99,18 @@ class ThreadRoutes:
         body: MetadataBody = await self._door.body(request, MetadataBody)
         while True:
             job = await self._threads.found(identity, request.path_params["thread_id"])
-            about = known(job)
-            about.thread = {**about.thread, **_given(body.metadata)}
+            about, given = known(job), _given(body.metadata)
             if not job.settled:
-                extra = {**(job.metadata.extra or {}), NAME: msgspec.to_builtins(about)}
+                thread = {
+                    name: Whole(as_object(value)) if isinstance(value, dict) else value for name, value in given.items()
+                }
                 store = self._door.manager.store
                 try:
-                    job = await store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+                    job = await store.update(job.key, job.lease.epoch, Known.change(thread=thread))
                 except Fenced:
                     continue  # it ended just now
                 break
+            about.thread = {**about.thread, **given}
             about.parent = Checkpoint.last(job).id
             messages = (await self._threads.projected(job)).state
             try:

@@ -47,6 +47,11 @@ class Known(msgspec.Struct, kw_only=True):
         """As metadata of a job."""
         return {"extra": {NAME: msgspec.to_builtins(self)}}
 
+    @staticmethod
+    def change(**fields: Any) -> Json:
+        """A change of these fields alone, as metadata of a job: others may be changed on any replica meanwhile."""
+        return {"extra": {NAME: fields}}
+
 
 def known(job: Job) -> Known:
     """What the job says; for a generation of another dialect, as good as nothing."""
