@@ -336,6 +336,13 @@ async def test_a_repeated_request_attaches_also_where_it_could_not_start_now(ser
         ({"input": {"messages": [{"role": "robot", "content": ""}]}}, "robot"),
         ({"input": {"messages": "x"}, "stream_mode": "everything"}, "everything"),
         ({"input": {"messages": "x"}, "multitask_strategy": "panic"}, "multitask_strategy"),
+        ({"input": {"messages": "x"}, "stream_mode": ["values", "events"]}, "events"),
+        ({"input": {"messages": "x"}, "webhook": "https://example.org"}, "webhook"),
+        ({"input": {"messages": "x"}, "after_seconds": 1}, "after_seconds"),
+        ({"input": {"messages": "x"}, "interrupt_before": ["agent"]}, "interrupt_before"),
+        ({"input": {"messages": "x"}, "interrupt_after": "*"}, "interrupt_after"),
+        ({"input": {"messages": "x"}, "feedback_keys": ["score"]}, "feedback_keys"),
+        ({"input": {"messages": "x"}, "on_completion": "delete"}, "on_completion"),
         ({"command": {"resume": "yes"}}, "command"),
         ({"input": {"messages": "x"}, "checkpoint_id": "nonsense"}, None),
     ],
@@ -348,6 +355,19 @@ async def test_a_wrong_request_says_what_is_wrong(serving: Serving, body: dict[s
         assert answer.status_code == (422 if mention else 404)
         assert (mention or "") in answer.json()["detail"]
         assert server.app.requests == []
+
+
+async def test_fields_that_ask_for_nothing_are_taken(serving: Serving) -> None:
+    """What the SDKs send unasked, and what holds anyway; a tracer is handed to the run."""
+    async with served(serving) as server:
+        tracer = {"project_name": "p"}
+        run = await server.start(
+            await server.thread(), stream_subgraphs=False, stream_resumable=True, durability="async",
+            checkpoint_during=True, on_completion="keep", after_seconds=0, interrupt_before=[], webhook=None,
+            langsmith_tracer=tracer, strict_resume=True,
+        )  # fmt: skip
+        assert await server.status(run) == "success"
+        assert server.app.requests[0].parameters["langsmith_tracer"] == tracer
 
 
 async def test_who_goes_away_stops_what_nobody_else_follows(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

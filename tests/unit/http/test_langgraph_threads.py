@@ -146,3 +146,58 @@ async def test_states_lead_back_to_where_a_thread_was(serving: Serving) -> None:
         assert state["checkpoint"] == changed.json()["checkpoint"]
         assert texts(state["values"])[-2:] == ["echo other", "three"]
         assert (await client.get(f"/threads/{thread}/state/{ids[0][:-1]}f")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "mention"),
+    [
+        ("POST", "/threads", {"ttl": 5}, "ttl"),
+        ("POST", "/threads", {"supersteps": [{}]}, "supersteps"),
+        ("PATCH", "/threads/t", {"metadata": {}, "ttl": {"ttl": 1}}, "ttl"),
+        ("POST", "/threads/search", {"sort_by": "nonsense"}, "sort_by"),
+        ("POST", "/threads/search", {"sort_order": "up"}, "sort_order"),
+        ("POST", "/threads/search", {"status": "nonsense"}, "status"),
+        ("POST", "/threads/search", {"values": {"a": 1}}, "values"),
+        ("POST", "/threads/search", {"select": ["thread_id"]}, "select"),
+        ("POST", "/threads/search", {"extract": {"a": "b"}}, "extract"),
+        ("POST", "/threads/count", {"status": "nonsense"}, "status"),
+        ("POST", "/threads/t/history", {"checkpoint": {"checkpoint_id": "x"}}, "checkpoint"),
+        ("POST", "/threads/t/history", {"limit": 1001}, "limit"),
+        ("GET", "/threads/t/history?limit=1001", None, "limit"),
+        ("GET", "/threads/t/history?limit=+1", None, "limit"),
+        ("POST", "/threads/t/state", {"values": {"messages": "x", "other": 1}}, "other"),
+        ("POST", "/threads/t/state", {"values": None, "as_node": "agent"}, "as_node"),
+        ("GET", "/threads/t/state?select=values", None, "select"),
+        ("GET", "/threads/t/runs?status=nonsense", None, "status"),
+        ("GET", "/threads/t/runs?select=run_id", None, "select"),
+        ("GET", "/threads/t/runs?limit=٣", None, "limit"),
+    ],
+)
+async def test_what_cannot_be_honoured_is_refused_by_name(
+    serving: Serving, method: str, path: str, body: Any, mention: str
+) -> None:
+    """422, and the thread is as it was."""
+    async with served(serving) as server:
+        await server.thread(thread_id="t")
+        before = (await server.client.get("/threads/t")).json()
+        answer = await server.client.request(method, path, json=body)
+        assert (answer.status_code, mention in answer.json()["detail"]) == (422, True)
+        assert (await server.client.get("/threads/t")).json() == before
+
+
+async def test_lists_have_what_is_asked_for(serving: Serving) -> None:
+    """Limits are exact, 0 too; threads are sorted by each field there is, and states found by their metadata."""
+    async with served(serving) as server:
+        client = server.client
+        for thread, text in (("b", "one"), ("a", "fail"), ("b", "two")):
+            run = await server.start(thread, text, if_not_exists="create", metadata={"said": text})
+            await server.status(run)
+        for limit, offset, count in ((0, 0, 0), (1, 0, 1), (1, 1, 1), (5, 0, 2), (5, 2, 0)):
+            query = {"limit": str(limit), "offset": str(offset)}
+            assert len((await client.get("/threads/b/runs", params=query)).json()) == count
+            assert len((await client.post("/threads/b/history", json={"limit": limit})).json()) == min(limit, 4)
+        for field, first in (("thread_id", "a"), ("status", "a"), ("created_at", "b"), ("state_updated_at", "a")):
+            found = (await client.post("/threads/search", json={"sort_by": field, "sort_order": "asc"})).json()
+            assert (found[0]["thread_id"], len(found)) == (first, 2), field
+        states = (await client.post("/threads/b/history", json={"metadata": {"said": "one"}})).json()
+        assert [texts(state["values"])[-1] for state in states] == ["echo one", "one"]

@@ -59,11 +59,12 @@ from unspool.viewer import End, Viewer
 
 _log = logging.getLogger("unspool.http")
 
+_STATUSES: Final = ("pending", "running", "error", "success", "timeout", "interrupted")
 MOST: Final = 1000
 """Threads, runs or states that a list has at most, as in LangGraph's own server."""
 _ALL: Final = (VALUES, TUPLES, UPDATES, CUSTOM)
 """What a client gets of a run that was started without modes."""
-_MODES: Final = frozenset({*_ALL, WHOLE, "events", "debug", "tasks", "checkpoints", "tools", "lifecycle"})
+_MODES: Final = frozenset({*_ALL, WHOLE})
 
 
 class Busy(UnspoolError):
@@ -73,9 +74,29 @@ class Busy(UnspoolError):
     fault: ClassVar[Fault] = "caller"
 
 
-class RunBody(msgspec.Struct, kw_only=True):
-    """What the SDKs post. What is not named here is taken, and means nothing to this server."""
+class Body(msgspec.Struct, kw_only=True):
+    """A body whose `unserved` fields may be there only with values that ask for nothing: null, false, 0, or empty."""
 
+    unserved: ClassVar[Sequence[str]] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.unserved:
+            if getattr(self, name):
+                raise ValueError(f"{name} is not served here; leave it out")
+
+
+class RunBody(Body, kw_only=True):
+    """What the SDKs post. Every run can be resumed and is stored as it is shown, so `stream_resumable`, `durability`
+    and `checkpoint_during` hold anyway. There are no subgraphs. `strict_resume` is for servers that announce it."""
+
+    unserved = ("interrupt_before", "interrupt_after", "webhook", "after_seconds", "feedback_keys")
+    interrupt_before: Any = None
+    interrupt_after: Any = None
+    webhook: Any = None
+    after_seconds: Any = None
+    feedback_keys: Any = None
+    on_completion: Literal["keep"] | None = None
+    langsmith_tracer: Json | None = None
     assistant_id: str = AGENT
     input: Any = None
     command: Json | None = None
@@ -217,7 +238,10 @@ class Runs:
             metadata=body.metadata or {}, strategy=body.multitask_strategy or "enqueue",
             follower=self._leaving.name() if body.on_disconnect == "cancel" else None,
         )  # fmt: skip
-        parameters = {"assistant_id": body.assistant_id, "config": body.config, "context": body.context, "input": rest}
+        parameters = {
+            "assistant_id": body.assistant_id, "config": body.config, "context": body.context, "input": rest,
+            "langsmith_tracer": body.langsmith_tracer,
+        }  # fmt: skip
         chosen = _model(body)
         details = StartRequest(
             thread_id, to_chat(messages), chosen, None, None, body.metadata or {}, NAME,
@@ -301,8 +325,11 @@ class Runs:
         """A thread's runs, newest first."""
         identity = await self._door.identify(request)
         query = request.query_params
+        refuse_select(query)
         head = await self._threads.found(identity, request.path_params["thread_id"])
         limit, offset, status = number_in(query, "limit", 10), number_in(query, "offset", 0), query.get("status")
+        if status not in (None, *_STATUSES):
+            raise InvalidArgument(f"status must be one of {', '.join(_STATUSES)}", field="status")
         found: list[Json] = []
         async with aclosing(self._threads.kept(identity, head.stream_id, head.generation)) as jobs:
             async for job in jobs:
@@ -310,7 +337,7 @@ class Runs:
                     found.append(described_run(job))
                 if len(found) >= offset + limit:
                     break
-        return json_response(found[offset:])
+        return json_response(found[offset : offset + limit])
 
     async def cancel(self, request: Request) -> Response:
         """Stop a run; answers once it is sealed, whatever `wait` says. A run that has ended stays as it is."""
@@ -388,10 +415,10 @@ def _model(body: RunBody) -> str | None:
 
 
 def _modes(given: Sequence[object]) -> list[str]:
-    """Stream modes, each once. Raises InvalidArgument for one that LangGraph does not know."""
+    """Stream modes, each once. Raises InvalidArgument for one that has no frames here."""
     for mode in given:
         if mode not in _MODES:
-            raise InvalidArgument(f"stream_mode {str(mode)[:40]!r} is not known", field="stream_mode")
+            raise InvalidArgument(f"stream_mode {str(mode)[:40]!r} is not served", field="stream_mode")
     return list(dict.fromkeys(str(mode) for mode in given))
 
 
@@ -415,6 +442,12 @@ def position_of(request: Request) -> int:
     if given in ("", "-1"):
         return 0
     return whole("Last-Event-ID", given) + 1
+
+
+def refuse_select(query: QueryParams) -> None:
+    """Answers are whole: raises InvalidArgument for a query that selects fields."""
+    if "select" in query:
+        raise InvalidArgument("select is not served here; leave it out", field="select")
 
 
 def number_in(query: QueryParams, name: str, default: int) -> int:

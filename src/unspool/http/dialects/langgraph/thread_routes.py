@@ -13,7 +13,7 @@ from starlette.responses import Response
 from unspool.errors import Fenced, GenerationConflict, InvalidArgument, NotFound
 from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.messages import merged, received
-from unspool.http.dialects.langgraph.runs import MOST, number_in
+from unspool.http.dialects.langgraph.runs import MOST, Body, number_in, refuse_select
 from unspool.http.dialects.langgraph.threads import (
     Checkpoint,
     Known,
@@ -34,36 +34,51 @@ _SEARCHED: Final = 1000
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
-class ThreadBody(msgspec.Struct, kw_only=True):
+class ThreadBody(Body, kw_only=True):
+    unserved = ("supersteps", "ttl")
+    supersteps: Any = None
+    ttl: Any = None
     thread_id: str | None = None
     metadata: Json | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
 
 
-class MetadataBody(msgspec.Struct, kw_only=True):
+class MetadataBody(Body, kw_only=True):
+    unserved = ("ttl",)
+    ttl: Any = None
     metadata: Json | None = None
 
 
-class StateBody(msgspec.Struct, kw_only=True):
+class StateBody(Body, kw_only=True):
+    unserved = ("as_node", "select")
+    as_node: Any = None
+    select: Any = None
     values: Any = None
     checkpoint: Json | None = None
     checkpoint_id: str | None = None
 
 
-class HistoryBody(msgspec.Struct, kw_only=True):
+class HistoryBody(Body, kw_only=True):
+    unserved = ("checkpoint", "select")
+    checkpoint: Any = None
+    select: Any = None
     limit: Count | None = None
     before: Json | str | None = None
-    checkpoint: Json | None = None
+    metadata: Json | None = None
 
 
-class SearchBody(msgspec.Struct, kw_only=True):
+class SearchBody(Body, kw_only=True):
+    unserved = ("values", "select", "extract")
+    values: Any = None
+    select: Any = None
+    extract: Any = None
     metadata: Json | None = None
     ids: list[str] | None = None
-    status: str | None = None
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
     limit: Count | None = None
     offset: Count | None = None
-    sort_by: str | None = None
-    sort_order: str | None = None
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
+    sort_order: Literal["asc", "desc"] | None = None
 
 
 class ThreadRoutes:
@@ -102,7 +117,8 @@ class ThreadRoutes:
             about, given = known(job), _given(body.metadata)
             if not job.settled:
                 thread = {
-                    name: Whole(as_object(value)) if isinstance(value, dict) else value for name, value in given.items()
+                    name: Whole(cast("Json", value)) if isinstance(value, dict) else value
+                    for name, value in given.items()
                 }
                 store = self._door.manager.store
                 try:
@@ -160,20 +176,26 @@ class ThreadRoutes:
             and (body.status is None or thread_status(job) == body.status)
             and matches(known(job).thread, _given(body.metadata))
         ]
-        ascending = (body.sort_order or "desc").lower() == "asc"
 
-        def order(job: Job) -> float:
-            if body.sort_by == "created_at":
-                return known(job).since or job.created_at
-            return job.settled_at or job.active_at
+        def order(job: Job) -> Any:
+            match body.sort_by:
+                case "thread_id":
+                    return job.stream_id
+                case "status":
+                    return thread_status(job)
+                case "created_at":
+                    return known(job).since or job.created_at
+                case _:
+                    return job.settled_at or job.active_at
 
-        return body, sorted(found, key=order, reverse=not ascending)
+        return body, sorted(found, key=order, reverse=body.sort_order != "asc")
 
     # states
 
     async def state(self, request: Request) -> Response:
         """The thread as it stands, or at a checkpoint."""
         identity = await self._door.identify(request)
+        refuse_select(request.query_params)
         thread_id = request.path_params["thread_id"]
         job = await self._threads.found(identity, thread_id)
         given = request.path_params.get("checkpoint_id")
@@ -215,6 +237,8 @@ class ThreadRoutes:
         about.parent = base.id
         values: Any = body.values
         if isinstance(values, dict):
+            if other := [name for name in cast("Json", values) if name != "messages"]:
+                raise InvalidArgument(f"values may hold messages alone, not {other[0][:40]!r}", field="values")
             values = cast("Json", values).get("messages")
         new = received(values, lambda: str(uuid.uuid4()))
         before = await self._threads.messages_at(base)
@@ -237,7 +261,8 @@ class ThreadRoutes:
             async for kept in jobs:
                 for state in await self._threads.states(kept):
                     number = state["metadata"]["step"]
-                    if before is None or number < before.number:
+                    wanted = matches(state["metadata"], body.metadata or {})
+                    if wanted and (before is None or number < before.number):
                         found.append(state)
                 if len(found) >= limit:
                     break
