@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import Enum, StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -185,6 +185,11 @@ def owner_of(user: User, tenant: str | None) -> Owner | None:
     return None if isinstance(user, Anyone) else Owner(user, tenant)
 
 
+def stamp(generation: int, log: str) -> str:
+    """The number of a generation with the name of its log, so that no other log has the same."""
+    return f"{generation}-{log}" if log else str(generation)
+
+
 def new_stream_id() -> str:
     """A fresh stream id, for applications that have no name of their own for a conversation."""
     return secrets.token_urlsafe(12)
@@ -241,11 +246,46 @@ class Task(msgspec.Struct, frozen=True):
     resume: bool = False
 
 
+class Whole(dict[str, Any]):
+    """An object that a change sets as a whole, in the place of what was there."""
+
+
+def patched(value: Any, patch: Any) -> Any:
+    """A value after a JSON merge patch (RFC 7396): objects are merged key by key, and None removes a key."""
+    if not isinstance(patch, dict):
+        return patch
+    if isinstance(patch, Whole):
+        return dict(patch)
+    changes = cast("Mapping[str, Any]", patch)
+    merged: dict[str, Any] = dict(cast("Mapping[str, Any]", value)) if isinstance(value, dict) else {}
+    for name, change in changes.items():
+        if change is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = patched(merged.get(name), change)
+    return merged
+
+
+def chained(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """One change that does what two do, one after the other. An object that follows on None stands alone."""
+    both = dict(first)
+    for name, change in then.items():
+        before = both.get(name)
+        if not isinstance(change, dict) or isinstance(change, Whole) or name not in both:
+            both[name] = change
+        elif isinstance(before, dict) and not isinstance(before, Whole):
+            both[name] = chained(cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", change))
+        else:
+            both[name] = Whole(patched(before, change))
+    return both
+
+
 class Metadata(msgspec.Struct, frozen=True):
     """What a chat product keeps about a turn. None: not known, or cleared. 0 is a value.
 
     `title`, `conversation_id`, `user_message` (with its `id`), `response_id` and `sender` come back in the resume state
-    and in the record of a Stop. `extra` is for what is the application's own. The rest is only kept.
+    and in the record of a Stop. `extra` is for what is the application's own; a change of it is a JSON merge patch. The
+    rest is only kept.
     """
 
     title: str | None = None
@@ -274,7 +314,7 @@ class Metadata(msgspec.Struct, frozen=True):
 
     @classmethod
     def changes(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for a change: checked copies of exactly the given fields; None clears one."""
+        """Checked copies of exactly the given fields, for a change; None clears one, and `extra` is merged by key."""
         checked = cls.of(fields)
         return {name: getattr(checked, name) for name in fields}
 
@@ -334,6 +374,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """The name of the log for clients: with it a position never goes on in another log of the same number, as after
         a store was lost with all its replicas. Empty for a job of an older version."""
         return self.token[:8]
+
+    @property
+    def stamp(self) -> str:
+        """The generation in ids that clients keep: its number, and the name of its log where it has one."""
+        return stamp(self.generation, self.log)
 
     @property
     def settled(self) -> bool:

@@ -373,7 +373,10 @@ class GenerationManager:
         return await self.store.counts()
 
     async def update(self, stream_id: str, *, user: User = None, tenant: str | None = None, **metadata: Any) -> Job:
-        """Set metadata of the running generation; None clears a field. Raises NotFound, Fenced when it has ended."""
+        """Set metadata of the running generation; None clears a field, and `extra` is merged by key (RFC 7396).
+
+        Raises NotFound, and Fenced when it has ended.
+        """
         changes = Metadata.changes(metadata)
         job = await self.job(stream_id, user=user, tenant=tenant)
         return await self.store.update(job.key, job.lease.epoch, changes)

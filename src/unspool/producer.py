@@ -249,7 +249,8 @@ class Generation:
                 self._put(event)
 
     async def update(self, **metadata: Any) -> None:
-        """Set fields of the job's metadata; None clears one, the others stay. Raises InvalidArgument."""
+        """Set fields of the job's metadata; None clears one, the others stay, and `extra` is merged by key (RFC 7396).
+        Raises InvalidArgument."""
         changes = Metadata.changes(metadata)
         self._refuse_when_stopping("metadata")
         self._writer.put_metadata(changes)

@@ -15,7 +15,7 @@ import msgspec
 
 from unspool.errors import UnspoolError
 from unspool.events import Record
-from unspool.jobs import GenerationKey, Job, stream_name
+from unspool.jobs import GenerationKey, Job, stamp, stream_name
 
 REQUEST: Final = "request"
 """The type of the internal record that a dialect begins a log with: what it was asked for, in its own words."""
@@ -27,7 +27,7 @@ class _Abstract(msgspec.StructMeta, ABCMeta):
 
 class Projection(msgspec.Struct, kw_only=True, metaclass=_Abstract):
     """One dialect's view of one log. `offset`: the last record it was fed; `count`: the frames that it gave so far,
-    which is the dialect's own position. `stream_id`, `tenant`, `created_at`: of the job.
+    which is the dialect's own position. `stream_id`, `tenant`, `log`, `created_at`: of the job.
 
     A subclass has a `name`, implements `project`, and adds what it must remember as fields with defaults.
     """
@@ -37,6 +37,7 @@ class Projection(msgspec.Struct, kw_only=True, metaclass=_Abstract):
     generation: int
     created_at: float
     tenant: str | None = None
+    log: str = ""
     offset: int = 0
     count: int = 0
 
@@ -65,10 +66,18 @@ class Projection(msgspec.Struct, kw_only=True, metaclass=_Abstract):
         """The generation as clients may see it, as `Job.label`."""
         return f"{self.stream_id}/{self.generation}"
 
+    @property
+    def stamp(self) -> str:
+        """The generation in ids that clients keep, as `Job.stamp`."""
+        return stamp(self.generation, self.log)
+
     @classmethod
     def begin(cls, job: Job) -> Self:
         """Before the first record."""
-        return cls(stream_id=job.stream_id, generation=job.generation, created_at=job.created_at, tenant=job.tenant)
+        return cls(
+            stream_id=job.stream_id, generation=job.generation, created_at=job.created_at, tenant=job.tenant,
+            log=job.log,
+        )  # fmt: skip
 
     def dump(self) -> bytes:
         """JSON from which `load` makes an equal projection."""

@@ -159,6 +159,7 @@ class JobStore(Protocol):
         status: Status | None = None,
     ) -> None:  # fmt: skip
         """Append records whose offsets follow on the log's last; renews the lease, and changes metadata and status.
+        A patch of `extra` may come a step before the records.
 
         A batch that is already the log's end was a retry, and is accepted again without effect. Raises Fenced when
         the epoch is not the current one, the log is sealed, or the offsets do not follow on.
@@ -184,7 +185,10 @@ class JobStore(Protocol):
         ...
 
     async def update(self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any]) -> Job:
-        """Set these metadata fields; None clears one, the others stay. Raises Fenced."""
+        """Set these metadata fields; None clears one, the others stay. Raises Fenced.
+
+        `extra` is a JSON merge patch (`jobs.patched`), so that callers who set keys of their own lose none of others'.
+        """
         ...
 
     async def request_abort(self, key: GenerationKey, by: str, reason: str | None) -> Job:

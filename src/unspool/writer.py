@@ -16,7 +16,7 @@ import msgspec
 
 from unspool.errors import Fenced, Gone, NotFound, RunFailed, StoreUnavailable, TooLarge
 from unspool.events import DELTAS, Record
-from unspool.jobs import GenerationKey, Status
+from unspool.jobs import GenerationKey, Status, chained
 from unspool.protocols import AtOnce, JobStore, current
 from unspool.turns import Turns
 
@@ -171,7 +171,10 @@ class LogWriter:
     def put_metadata(self, changes: Mapping[str, Any]) -> None:
         """Queue a change of the job's metadata, to be written with the next append."""
         self._admit(0)
-        self._metadata = {**(self._metadata or {}), **changes}
+        before, changes = self._metadata or {}, dict(changes)
+        if "extra" in before and "extra" in changes:
+            changes |= chained({"extra": before["extra"]}, {"extra": changes["extra"]})
+        self._metadata = {**before, **changes}
         self._kick()
 
     def put_status(self, status: Status) -> None:

@@ -18,8 +18,11 @@ from unspool.jobs import (
     Metadata,
     Status,
     Trigger,
+    Whole,
     call_id,
+    chained,
     check_tenant,
+    patched,
     stream_name,
     stream_of,
     transition,
@@ -121,3 +124,35 @@ def test_no_two_calls_share_an_id_whatever_they_are_called() -> None:
     assert len(set(ids)) == len(ids)
     assert call_id(keys[0], "main", "0", 2) == "a/1/main/0/2"
     assert call_id(keys[0], "main", "0", 2).startswith(call_id(keys[0], "main", "0"))
+
+
+_values = st.recursive(
+    st.none() | st.integers(0, 2), lambda inner: st.dictionaries(st.sampled_from("ab"), inner, max_size=2), max_leaves=6
+)
+_patches = st.dictionaries(st.sampled_from("ab"), _values, max_size=2)
+
+
+@given(value=_patches, first=_patches, then=_patches)
+def test_two_patches_in_one_do_what_both_do(value: Any, first: Any, then: Any) -> None:
+    """Also where the second sets an object in the place of what the first has removed."""
+    once = patched(patched(value, first), then)
+    assert patched(value, chained(first, then)) == once
+
+
+@pytest.mark.parametrize(
+    ("value", "patch", "expected"),
+    [
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ({"a": "foo"}, "bar", "bar"),
+        (None, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+        ({"a": {"b": 1}}, {"a": Whole({"c": None})}, {"a": {"c": None}}),
+    ],
+)
+def test_a_merge_patch_is_that_of_rfc_7396(value: Any, patch: Any, expected: Any) -> None:
+    """Cases of its appendix, and a whole object."""
+    assert patched(value, patch) == expected

@@ -3,7 +3,7 @@
 from unspool.durable.entries import Fork, Producer, messages_of
 from unspool.durable.forks import Wish
 from unspool.durable.live import Live, Shared
-from unspool.durable.offsets import number_of, token
+from unspool.durable.offsets import marked, number_of, token
 from unspool.durable.reading import Chunk
 from unspool.durable.state import Append
 from unspool.durable.streams import Appended, DurableOptions, DurableStreams, Info
@@ -20,6 +20,7 @@ __all__ = [
     "Producer",
     "Shared",
     "Wish",
+    "marked",
     "messages_of",
     "number_of",
     "token",

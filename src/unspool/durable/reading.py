@@ -14,7 +14,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
     `after`, `next`: the numbers before and after it. `up_to_date`: nothing more was there. `closed`: and nothing ever
     will be. `begins`, `last`: the last records that were looked at, with content or without, before it and in it.
-    `ttl`: the seconds for which having read it keeps the stream; None: it is kept anyhow.
+    `ttl`: the seconds for which having read it keeps the stream; None: it is kept anyhow. `mark`: of its offsets.
     """
 
     generation: int
@@ -27,6 +27,7 @@ class Chunk(msgspec.Struct, frozen=True):
     begins: int = 0
     last: int = 0
     ttl: int | None = None
+    mark: int = 0
 
     @property
     def json(self) -> bool:

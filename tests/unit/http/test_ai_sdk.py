@@ -19,7 +19,7 @@ from unspool import GenerationManager, Options
 from unspool.events import Record
 from unspool.http import Identity, StartRequest, create_app
 from unspool.http.dialects import ai_sdk
-from unspool.http.dialects.ui_message_stream import ASKED, UIMessageStream
+from unspool.http.dialects.ui_message_stream import ASKED, UIMessageStream, run_id
 from unspool.producer import Generation
 from unspool.projection import REQUEST
 
@@ -264,7 +264,7 @@ async def test_a_message_is_one_turn(serving: Serving) -> None:
     async with serving(create_app(GenerationManager(options=OPTIONS), run=story)) as client:
         answers = await asyncio.gather(*(client.post("/api/chat", json=body("u1")) for _ in range(8)))
         assert [await text_of(answer) for answer in answers] == ["answer 1"] * 8
-        assert {answer.headers["x-workflow-run-id"] for answer in answers} == {"run:1:c"}
+        assert len({answer.headers["x-workflow-run-id"] for answer in answers}) == 1
         again = await client.post("/api/chat", json=body("u1", trigger="regenerate-message"))
         assert await text_of(again) == "answer 2"
         changed = await client.post("/api/chat", json=body("u1", messageId="u1"))
@@ -283,21 +283,44 @@ async def test_an_answer_is_replayed_for_a_while(serving: Serving, monkeypatch: 
     async with serving(create_app(GenerationManager(options=OPTIONS), run=Story())) as client:
         assert (await client.get("/api/chat/c/stream")).status_code == 204
         assert (await client.get("/api/chat/c/stream?startIndex=0")).status_code == 404
-        await client.post("/api/chat", json=body("u1"))
+        known = (await client.post("/api/chat", json=body("u1"))).headers["x-workflow-run-id"]
         assert await text_of(await client.get("/api/chat/c/stream")) == "answer 1"
         monkeypatch.setattr(ai_sdk, "GRACE", -1.0)
         assert (await client.get("/api/chat/c/stream")).status_code == 204
-        for run in ("c", "run:1:c"):
+        for run in ("c", known):
             assert await text_of(await client.get(f"/api/chat/{run}/stream?startIndex=0")) == "answer 1"
         for index, types_ in ((-2, ["text-end", "finish"]), (-9, ["start", "text-start"])):
             tail = await client.get(f"/api/chat/c/stream?startIndex={index}")
             assert tail.headers["x-workflow-stream-tail-index"] == "4"
             assert types(parts_of(tail.content.replace(b": ka\nretry: 1000\n", b"")))[:2] == types_
-        for run in ("run:2:c", "run:x:c", "run:1:", "run:99999999999999999999:c"):
+        for run in (
+            "run:1:c",
+            "run:1-00000000:c",
+            known.replace(":1-", ":2-"),
+            "run:2:c",
+            "run:x:c",
+            "run:1:",
+            "run:99999999999999999999:c",
+        ):
             assert (await client.get(f"/api/chat/{run}/stream?startIndex=0")).status_code == 404
-        bad = await client.get("/api/chat/c/stream?startIndex=x")
-        assert (bad.status_code, bad.json()["field"]) == (400, "startIndex")
+        for wrong in ("x", "", "-", "--1", "+2", " 3", "1_0", "1e1", "٣", "9" * 20):
+            bad = await client.get("/api/chat/c/stream", params={"startIndex": wrong})
+            assert (bad.status_code, bad.json()["field"]) == (400, "startIndex"), wrong
         assert (await client.get("/api/chat/c/stream?startIndex=99")).json()["code"] == "invalid_position"
+
+
+async def test_a_run_of_a_lost_store_is_not_continued(serving: Serving) -> None:
+    """A server with an empty store gives the number again, not the id: its run is another, and so is its message."""
+    runs: list[str] = []
+    messages: list[str] = []
+    for _ in range(2):
+        async with serving(create_app(GenerationManager(options=OPTIONS), run=Story())) as client:
+            answer = await client.post("/api/chat", json=body("u1"))
+            runs.append(answer.headers["x-workflow-run-id"])
+            messages.append(parts_of(answer.content.replace(b": ka\nretry: 1000\n", b""))[0]["messageId"])
+            codes = [(await client.get(f"/api/chat/{run}/stream?startIndex=2")).status_code for run in runs]
+            assert codes == [404] * (len(runs) - 1) + [200]
+    assert len({*runs}) == len({*messages}) == 2
 
 
 async def test_stop_is_for_what_the_page_shows(serving: Serving) -> None:
@@ -310,7 +333,7 @@ async def test_stop_is_for_what_the_page_shows(serving: Serving) -> None:
         stale = await client.post("/api/chat/c/stop", json={"activeStreamId": "run:7:c"})
         assert stale.json() == {"success": True}
         assert not (await manager.job("c")).settled
-        stopped = await client.post("/api/chat/c/stop", json={"activeStreamId": "run:1:c"})
+        stopped = await client.post("/api/chat/c/stop", json={"activeStreamId": run_id(await manager.job("c"))})
         assert stopped.json() == {"success": True}
         assert (await manager.job("c")).status == "aborted"
         parts = parts_of((await reading).content.replace(b": ka\n", b"").replace(b"retry: 1000\n", b""))
@@ -333,11 +356,12 @@ async def test_anothers_chat_does_not_exist(serving: Serving) -> None:
         assert (await client.get("/api/chat/c/stream")).status_code == 401
         assert (await client.post("/api/chat/c/stop")).status_code == 401
         async with client.stream("POST", "/api/chat", json=body("u1"), headers={"x-user": "ann"}):
-            other = {"x-user": "bob"}
+            other, theirs = {"x-user": "bob"}, run_id(await manager.job("c", user="ann"))
             for name in ("c", "nothing"):
                 assert (await client.get(f"/api/chat/{name}/stream", headers=other)).status_code == 204
                 assert (await client.get(f"/api/chat/{name}/stream?startIndex=0", headers=other)).status_code == 404
-                assert (await client.get(f"/api/chat/run:1:{name}/stream?startIndex=0", headers=other)).is_client_error
+                run = theirs.removesuffix("c") + name
+                assert (await client.get(f"/api/chat/{run}/stream?startIndex=0", headers=other)).status_code == 404
                 assert (await client.post(f"/api/chat/{name}/stop", headers=other)).status_code == 404
             assert (await client.post("/api/chat", json=body("u1"), headers=other)).status_code == 404
             assert not (await manager.job("c", user="ann")).settled

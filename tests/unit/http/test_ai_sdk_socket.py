@@ -85,7 +85,7 @@ async def until(opened: ClientConnection, kind: str) -> None:
 
 
 async def test_send_and_resume(serving: Serving) -> None:
-    """Chunks are numbered from 0; a resume has all of them, or those after the last one that is known."""
+    """Chunks are numbered from 0; a resume has all of them, or those after the last one that is known of a run."""
     async with serving(create_app(GenerationManager(options=OPTIONS), run=hello)) as client, socket(client) as opened:
         await say(opened, "resume")
         assert await answer(opened) == [{"type": "no-active"}]
@@ -98,10 +98,11 @@ async def test_send_and_resume(serving: Serving) -> None:
         assert await answer(opened) == sent
         await say(opened, "send", "again")
         assert await answer(opened, "again") == sent
+        run = sent[1]["chunk"]["messageMetadata"]["runId"]
         for known in range(len(sent) - 2):
-            await say(opened, "resume", lastSequence=known)
+            await say(opened, "resume", lastSequence=known, runId=run)
             assert await answer(opened) == [sent[0], *sent[known + 2 :]]
-        await say(opened, "resume", lastSequence=99)
+        await say(opened, "resume", lastSequence=99, runId=run)
         assert (await answer(opened))[-1]["type"] == "error"
 
 
@@ -113,6 +114,19 @@ async def test_a_send_is_idempotent_by_its_header_in_any_case(serving: Serving) 
             await say(opened, "send", messages=[{"role": "user", "parts": []}], headers={name: "one"})
             sent.append(await answer(opened))
         assert sent == sent[:1] * 3
+
+
+async def test_a_sequence_of_another_run_is_refused(serving: Serving) -> None:
+    """Of an earlier message, or of no run that is named: an error that names the run, and not a chunk."""
+    async with serving(create_app(GenerationManager(options=OPTIONS), run=hello)) as client, socket(client) as opened:
+        await say(opened, "send")
+        earlier = (await answer(opened))[1]["chunk"]["messageMetadata"]["runId"]
+        await say(opened, "send", "next", messages=[{"id": "u2", "role": "user", "parts": []}])
+        run = (await answer(opened, "next"))[1]["chunk"]["messageMetadata"]["runId"]
+        for named in ({"runId": earlier}, {}):
+            await say(opened, "resume", lastSequence=1, **named)
+            refused = await answer(opened)
+            assert ([frame["type"] for frame in refused], run in refused[0]["errorText"]) == (["error"], True)
 
 
 async def test_many_requests_share_a_socket(serving: Serving) -> None:

@@ -32,9 +32,9 @@ async def test_positions_outlast_trimming_in_the_dialect_that_a_run_was_started_
         assert job.first_offset > 60
         state = (await client.get(f"{BASE}/status/c")).json()
         assert "".join(part["text"] for part in state["aggregatedContent"]) == "".join(f"{n} " for n in range(200))
-        last = await client.get(f"{BASE}/stream/c", headers={"last-event-id": "380"})
+        last = await client.get(f"{BASE}/stream/c", headers={"last-event-id": f"{job.stamp}-380"})
         assert last.status_code == 200
-        assert last.text.split("id: ")[1].startswith("381\n")
+        assert last.text.split("id: ")[1].startswith(f"{job.stamp}-381\n")
         assert '"final":true' in last.text
         first = await client.get(f"{BASE}/stream/c")
         assert (first.status_code, first.json()["code"]) == (410, "gone")

@@ -265,15 +265,19 @@ async def test_a_generation_is_a_stream_to_read(serving: Serving) -> None:
             await go.wait()
             await gen.emit("custom", {"name": "two"})
 
-        await here.manager.start("my chat/7", run, user="ann")
+        job = await here.manager.start("my chat/7", run, user="ann")
+
+        def at(number: int) -> str:
+            return token(number, int(job.log, 16))
+
         path = "/v1/stream/generations/my%20chat/7/1"
-        while (await here.client.head(path, headers=ANN)).headers["stream-next-offset"] != token(2):
+        while (await here.client.head(path, headers=ANN)).headers["stream-next-offset"] != at(2):
             await asyncio.sleep(0.001)
         running = await here.client.get(path, headers=ANN)
         assert [one["type"] for one in running.json()] == ["text.delta"]
         assert "stream-closed" not in running.headers
-        poll = await here.client.get(f"{path}?offset={token(2)}&live=long-poll", headers=ANN)
-        assert (poll.status_code, poll.headers["stream-next-offset"]) == (204, token(2))
+        poll = await here.client.get(f"{path}?offset={at(2)}&live=long-poll", headers=ANN)
+        assert (poll.status_code, poll.headers["stream-next-offset"]) == (204, at(2))
         following = asyncio.create_task(here.follow(f"{path}?offset=-1&live=sse", **ANN))
         await asyncio.sleep(0)
         go.set()
@@ -281,7 +285,7 @@ async def test_a_generation_is_a_stream_to_read(serving: Serving) -> None:
         assert ended
         got = [one for kind, data in events if kind == "data" for one in data]
         assert [(one["offset"], one["type"]) for one in got] == [(1, "text.delta"), (3, "custom"), (4, "completed")]
-        assert events[-1][1] == {"streamNextOffset": token(4), "upToDate": True, "streamClosed": True}
+        assert events[-1][1] == {"streamNextOffset": at(4), "upToDate": True, "streamClosed": True}
 
         whole = await here.client.get(path, headers=ANN)
         assert whole.json() == got
@@ -289,11 +293,34 @@ async def test_a_generation_is_a_stream_to_read(serving: Serving) -> None:
         assert whole.headers["etag"] != running.headers["etag"]
         known = await here.client.get(path, headers={**ANN, "if-none-match": whole.headers["etag"]})
         assert known.status_code == 304
-        rest = await here.client.get(f"{path}?offset={token(3)}", headers=ANN)
+        rest = await here.client.get(f"{path}?offset={at(3)}", headers=ANN)
         assert [one["type"] for one in rest.json()] == ["completed"]
         head = await here.client.head(path, headers=ANN)
         assert (head.headers["stream-closed"], head.headers["content-type"]) == ("true", "application/json")
-        assert (await here.client.get(f"{path}?offset={token(5)}", headers=ANN)).status_code == 400
+        assert (await here.client.get(f"{path}?offset={at(5)}", headers=ANN)).status_code == 400
+
+
+async def test_an_offset_of_a_lost_generation_is_gone(serving: Serving) -> None:
+    """A server with an empty store gives the number again: old offsets and entity tags are not those of its log."""
+
+    async def run(gen: Generation) -> None:
+        await gen.text("one")
+
+    path = "/v1/stream/generations/s/1"
+    old: list[httpx2.Response] = []
+    for _ in range(2):
+        async with served(serving) as here:
+            job = await here.manager.start("s", run)
+            async for _ in here.manager.follow("s"):
+                pass
+            for answer in old:
+                offset = answer.headers["stream-next-offset"]
+                for query in (f"?offset={offset}", f"?offset={offset}&live=sse", f"?offset={token(1)}"):
+                    assert (await here.client.get(path + query)).status_code == 410
+                known = {"if-none-match": answer.headers["etag"]}
+                assert (await here.client.get(path, headers=known)).status_code == 200
+            old.append(await here.client.get(path))
+            assert old[-1].headers["stream-next-offset"] == token(2, int(job.log, 16))
 
 
 async def test_a_generation_is_only_read_and_only_by_its_owner(serving: Serving) -> None:

@@ -29,10 +29,9 @@ from unspool.projection import Projection
 
 OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2, lease=30.0, drain=0.0)
 SAID = "The first words."
-RUN = run_id("s", 1)
 INPUT = {"threadId": "s", "runId": "r", "messages": [], "tools": [], "context": [], "state": {}, "forwardedProps": {}}
 
-# name → method, path, body, and what says in that protocol that the answer is over.
+# name → method, path with the run's id, body, and what says in that protocol that the answer is over.
 NATIVE = rb"event: (completed|failed|aborted|replaced)\n"
 GRAPH = rb"event: (end|error)\n"
 AG_UI = rb'"type":"RUN_(FINISHED|ERROR)"'
@@ -47,9 +46,9 @@ DIALECTS: dict[str, tuple[str, str, Any, bytes]] = {
         rb'("finish_reason":"|"error":).*\n\ndata: \[DONE\]',
     ),
     "responses": ("GET", "/v1/responses/s?stream=true", None, rb"event: response\.(completed|failed|incomplete)\n"),
-    "langgraph": ("GET", f"/threads/s/runs/{RUN}/stream", None, GRAPH),
-    "langgraph, updates alone": ("GET", f"/threads/s/runs/{RUN}/stream?stream_mode=updates", None, GRAPH),
-    "langgraph, joined": ("GET", f"/threads/s/runs/{RUN}/join", None, rb'\{"(messages|__error__)":'),
+    "langgraph": ("GET", "/threads/s/runs/{run}/stream", None, GRAPH),
+    "langgraph, updates alone": ("GET", "/threads/s/runs/{run}/stream?stream_mode=updates", None, GRAPH),
+    "langgraph, joined": ("GET", "/threads/s/runs/{run}/join", None, rb'\{"(messages|__error__)":'),
     "ag-ui": ("POST", "/ag-ui/connect", INPUT, AG_UI),
     "copilotkit": ("POST", "/copilotkit/agent/default/connect", INPUT, AG_UI),
     "librechat": ("GET", "/api/agents/chat/stream/s", None, rb'"final":true|event: error\n'),
@@ -154,7 +153,7 @@ async def followed(
     async with manager:
         replica = manager.replica
         if dialect != "chat-completions":
-            await manager.start("s", lambda gen: run(gen))
+            path = path.replace("{run}", run_id(await manager.start("s", lambda gen: run(gen))))
         server, answer = Server(app), Answer()
         asking = asyncio.create_task(server.ask(method, path, body, answer))
         async with asyncio.timeout(60):

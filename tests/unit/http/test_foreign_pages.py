@@ -28,9 +28,7 @@ from unspool.producer import Generation
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 OPTIONS = Options(sweep=0.02, poll=0.02, abort_grace=0.2, drain=0.0)
-VALUES = {
-    "run_id": run_id("s", 1), "agent_id": "default", "endpoint": "openAI", "checkpoint_id": "1", "path": "new",
-}  # fmt: skip
+VALUES = {"agent_id": "default", "endpoint": "openAI", "checkpoint_id": "1", "path": "new"}
 READING = {"GET", "HEAD", "OPTIONS"}
 
 FOREIGN: dict[str, dict[str, str]] = {
@@ -57,14 +55,15 @@ async def endless(gen: Generation, request: StartRequest) -> None:
     await asyncio.Event().wait()
 
 
-def changing(routes: list[BaseRoute], but: Collection[str] = READING) -> Iterator[tuple[str, str]]:
-    """Method and path of all requests, as the route table has them: those that do not only read, or others."""
+def changing(routes: list[BaseRoute], run: str, but: Collection[str] = READING) -> Iterator[tuple[str, str]]:
+    """Method and path of all requests, as the route table has them: those that do not only read, or others; `run`: the
+    run's id."""
     for route in routes:
         if isinstance(route, Mount):
-            yield from ((method, route.path + path) for method, path in changing(list(route.routes or ()), but))
+            yield from ((method, route.path + path) for method, path in changing(list(route.routes or ()), run, but))
         elif isinstance(route, Route):
             methods = route.methods or {"POST", "PUT", "PATCH", "DELETE"}
-            names = {name: VALUES.get(name, "s") for name in route.param_convertors}
+            names = {name: {**VALUES, "run_id": run}.get(name, "s") for name in route.param_convertors}
             path = route.path.replace(":path}", "}").format(**names)
             yield from ((method, path) for method in sorted(set(methods).difference(but)))
 
@@ -82,6 +81,7 @@ class World:
     app: Starlette
     manager: GenerationManager
     ledger: Ledger
+    run: str
 
     async def state(self) -> object:
         """All that a request might have changed."""
@@ -113,13 +113,13 @@ async def world(serving: Serving, **options: Any) -> AsyncGenerator[World]:
         async for record in manager.follow("s"):
             if record.type == "text.delta":
                 break
-        yield World(client, app, manager, ledger)
+        yield World(client, app, manager, ledger, run_id(await manager.job("s")))
 
 
 async def test_no_route_that_changes_something_takes_a_foreign_page(serving: Serving) -> None:
     """The whole route table, in every form that a page can send: 403, with the header and the remedy, and no effect."""
     async with world(serving) as here:
-        table = list(changing(here.app.routes))
+        table = list(changing(here.app.routes, here.run))
         assert len(table) > 40
         before = await here.state()
         for method, path in table:
@@ -168,7 +168,7 @@ async def test_a_refusal_has_its_headers_in_every_shape(
     app = create_app(manager, run=endless, authenticate=nobody)
     more = durable_routes(manager, authenticate=nobody, subscriptions=SubscriptionOptions())
     app.router.routes.append(Mount("/more", routes=more))
-    table = [*changing(app.routes, ("HEAD", "OPTIONS")), ("GET", "/more/v1/stream/__ds/subscriptions/s")]
+    table = [*changing(app.routes, "s", ("HEAD", "OPTIONS")), ("GET", "/more/v1/stream/__ds/subscriptions/s")]
     refused = set[str]()
     async with serving(app) as client:
         for method, path in table:
@@ -196,7 +196,7 @@ async def test_all_others_are_served(serving: Serving, who: str) -> None:
     """Own pages, pages that are allowed, and what is no page; and a Stop stops."""
     async with world(serving, allowed_origins=["https://app.example"]) as here:
         said = {name: value.format(host=here.client.base_url.netloc.decode()) for name, value in OWN[who].items()}
-        for method, path in changing(here.app.routes):
+        for method, path in changing(here.app.routes, here.run):
             if not path.endswith(("/wait", "/stream", "/state")):
                 async with here.client.stream(method, path, headers=said) as answer:
                     assert answer.status_code != 403, (method, path)
@@ -208,7 +208,7 @@ async def test_all_others_are_served(serving: Serving, who: str) -> None:
 
 async def test_a_get_that_stops_when_its_client_leaves_is_checked_as_well(serving: Serving) -> None:
     async with world(serving) as here:
-        base = f"/threads/s/runs/{run_id('s', 1)}"
+        base = f"/threads/s/runs/{here.run}"
         for path in (f"{base}/stream?cancel_on_disconnect=1", f"{base}/join?cancel_on_disconnect=true"):
             assert (await here.client.get(path, headers=FOREIGN["origin"])).status_code == 403
         async with here.client.stream("GET", f"{base}/stream", headers=FOREIGN["origin"]) as answer:
@@ -285,10 +285,9 @@ NOT_FOR_PAGES = {
 
 async def test_pages_that_are_allowed_may_read_the_headers_of_the_answers(serving: Serving) -> None:
     """By name: with the user's cookies "*" stands for a header of that name alone."""
-    run = f"/threads/s/runs/{run_id('s', 1)}"
     asked: list[tuple[str, str, dict[str, Any]]] = [
         ("GET", "/v1/streams/s/events", {}),
-        ("GET", f"{run}/stream", {}),
+        ("GET", "/threads/s/runs/{run}/stream", {}),
         ("GET", "/v1/streams/none", {}),
         ("POST", "/v1/chat/completions", {"json": {**HELLO, "stream": True}}),
         ("POST", "/v1/responses", {"json": {"input": "hi", "stream": True}}),
@@ -302,7 +301,7 @@ async def test_pages_that_are_allowed_may_read_the_headers_of_the_answers(servin
     async with world(serving, allowed_origins=["https://app.example"]) as here:
         for method, path, sent in asked:
             headers = {**sent.pop("headers", {}), **page}
-            async with here.client.stream(method, path, headers=headers, **sent) as answer:
+            async with here.client.stream(method, path.format(run=here.run), headers=headers, **sent) as answer:
                 exposed = {name.strip().lower() for name in answer.headers["access-control-expose-headers"].split(",")}
                 hidden = set(answer.headers) - exposed - SAFE - NOT_FOR_PAGES
                 assert not hidden, (method, path, answer.status_code)

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Serving
 from tests.unit.http.langgraph_server import MODES, OPTIONS, App, Closing, asking, events, served, texts
 from tests.waiting import Pauses, until
-from unspool import GenerationManager, Options
+from unspool import GenerationManager, Options, StoreUnavailable
 from unspool.http import Identity, StartRequest, StreamOptions, create_app
 from unspool.http.dialects.langgraph import responses
 from unspool.http.door import Door
@@ -68,6 +68,30 @@ async def test_a_wrong_position_is_answered_explicitly(serving: Serving, last: s
         answer = await server.client.get(f"/threads/{thread}/runs/{run}/stream", headers={"Last-Event-ID": last})
         assert answer.status_code == (409 if last == "7" else 400)
         assert isinstance(answer.json()["detail"], str)
+
+
+async def test_ids_of_a_lost_store_are_not_found(serving: Serving) -> None:
+    """A server with an empty store gives the same numbers again: old runs and checkpoints are told, not continued."""
+    lost: list[tuple[str, str]] = []
+    for _ in range(2):
+        async with served(serving) as server:
+            await server.ask("t", "hello", if_not_exists="create")
+            run = (await server.client.get("/threads/t/runs")).json()[0]["run_id"]
+            for old_run, old_checkpoint in lost:
+                old, checkpoint = f"/threads/t/runs/{old_run}", {"checkpoint_id": old_checkpoint}
+                answers = [
+                    await server.client.get(f"{old}/stream", headers={"Last-Event-ID": "2"}),
+                    await server.client.get(old),
+                    await server.client.post(f"{old}/cancel"),
+                    await server.client.get(f"/threads/t/state/{old_checkpoint}"),
+                    await server.client.post("/threads/t/history", json={"before": checkpoint}),
+                    await server.client.post("/threads/t/state", json={"values": None, **checkpoint}),
+                    await server.client.post("/threads/t/runs", json={**asking("two"), **checkpoint}),
+                ]
+                assert [answer.status_code for answer in answers] == [404] * len(answers)
+            lost.append((run, (await server.history("t"))[0]["checkpoint"]["checkpoint_id"]))
+            assert (await server.client.get(f"/threads/t/runs/{run}/stream")).status_code == 200
+    assert {one[-12:] for one, _ in lost} == {f"{1:012x}"}
 
 
 async def test_where_to_come_back_keeps_the_modes(serving: Serving) -> None:
@@ -151,6 +175,31 @@ async def test_rollback_forgets_it(serving: Serving) -> None:
         assert (await server.client.get(f"/threads/{thread}/runs/{run['run_id']}")).status_code == 404
 
 
+async def test_a_rollback_that_is_refused_deletes_nothing(serving: Serving) -> None:
+    """A checkpoint of the very run that would go: 404, and the run goes on to its end."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start("t", if_not_exists="create")
+        checkpoint = (await server.history("t"))[-1]["checkpoint"]["checkpoint_id"]
+        await server.start("t", "two", 404, multitask_strategy="rollback", checkpoint_id=checkpoint)
+        server.app.go.set()
+        assert await server.status(run) == "success"
+
+
+async def test_rollback_of_the_first_run_keeps_the_thread(serving: Serving) -> None:
+    """Its metadata, too: the thread outlives the run that made it, and the new run needs no leave to make one."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start("t", if_not_exists="create")
+        await server.client.patch("/threads/t", json={"metadata": {"a": 1}})
+        other = await server.start("t", "two", multitask_strategy="rollback")
+        server.app.go.set()
+        assert await server.status(other) == "success"
+        assert (await server.client.get(f"/threads/t/runs/{run['run_id']}")).status_code == 404
+        found = (await server.client.get("/threads/t")).json()
+        assert (texts(found["values"]), found["metadata"]) == (["two", "echo two"], {"a": 1})
+
+
 async def test_enqueue_is_one_after_the_other(serving: Serving) -> None:
     """However many come at once, each begins with what those before it have left."""
     async with served(serving) as server:
@@ -219,6 +268,18 @@ async def test_several_are_stopped_at_once(serving: Serving) -> None:
         assert await cancel(204, "?action=rollback", status="running") == ["interrupted", 404, 404]
 
 
+@pytest.mark.parametrize("named", [{"thread_id": "t"}, {"run_ids": ["x"]}, {"thread_id": "t", "run_ids": ["x"]}])
+async def test_a_status_beside_a_thread_stops_nothing(serving: Serving, named: dict[str, Any]) -> None:
+    """A status means the caller's runs on all threads, so it is refused where the request names some of them."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        for thread in ("t", "u"):
+            await server.start(thread, if_not_exists="create")
+        answer = await server.client.post("/runs/cancel", json={"status": "running", **named})
+        assert (answer.status_code, answer.json()["field"]) == (422, "status")
+        assert [str((await server.manager.job(name)).status) for name in ("t", "u")] == ["running"] * 2
+
+
 async def test_a_run_that_fails(serving: Serving) -> None:
     """The stream ends with `error`, whoever waits gets it, and the thread's state says so; no secret is told."""
     async with served(serving) as server:
@@ -251,6 +312,22 @@ async def test_a_request_that_is_sent_twice_is_one_run(serving: Serving) -> None
         assert len(server.app.requests) == 2
 
 
+async def test_a_repeated_request_attaches_also_where_it_could_not_start_now(serving: Serving) -> None:
+    """Under its key the run is found though the checkpoint that it began at was deleted since."""
+    async with served(serving) as server:
+        thread = await server.thread()
+        await server.ask(thread, "zero")
+        first = (await server.client.get(f"/threads/{thread}/runs")).json()[0]
+        checkpoint = (await server.history(thread))[0]["checkpoint"]["checkpoint_id"]
+        path, body = f"/threads/{thread}/runs", {**asking("one"), "checkpoint_id": checkpoint}
+        made = await server.client.post(path, json=body, headers={"Idempotency-Key": "k"})
+        assert await server.status(made.json()) == "success"
+        assert (await server.client.delete(f"{path}/{first['run_id']}")).status_code == 204
+        again = await server.client.post(path, json=body, headers={"Idempotency-Key": "k"})
+        assert (again.status_code, again.json()["run_id"]) == (200, made.json()["run_id"])
+        await server.start(thread, "two", 404, checkpoint_id=checkpoint)
+
+
 @pytest.mark.parametrize(
     ("body", "mention"),
     [
@@ -259,6 +336,13 @@ async def test_a_request_that_is_sent_twice_is_one_run(serving: Serving) -> None
         ({"input": {"messages": [{"role": "robot", "content": ""}]}}, "robot"),
         ({"input": {"messages": "x"}, "stream_mode": "everything"}, "everything"),
         ({"input": {"messages": "x"}, "multitask_strategy": "panic"}, "multitask_strategy"),
+        ({"input": {"messages": "x"}, "stream_mode": ["values", "events"]}, "events"),
+        ({"input": {"messages": "x"}, "webhook": "https://example.org"}, "webhook"),
+        ({"input": {"messages": "x"}, "after_seconds": 1}, "after_seconds"),
+        ({"input": {"messages": "x"}, "interrupt_before": ["agent"]}, "interrupt_before"),
+        ({"input": {"messages": "x"}, "interrupt_after": "*"}, "interrupt_after"),
+        ({"input": {"messages": "x"}, "feedback_keys": ["score"]}, "feedback_keys"),
+        ({"input": {"messages": "x"}, "on_completion": "delete"}, "on_completion"),
         ({"command": {"resume": "yes"}}, "command"),
         ({"input": {"messages": "x"}, "checkpoint_id": "nonsense"}, None),
     ],
@@ -271,6 +355,19 @@ async def test_a_wrong_request_says_what_is_wrong(serving: Serving, body: dict[s
         assert answer.status_code == (422 if mention else 404)
         assert (mention or "") in answer.json()["detail"]
         assert server.app.requests == []
+
+
+async def test_fields_that_ask_for_nothing_are_taken(serving: Serving) -> None:
+    """What the SDKs send unasked, and what holds anyway; a tracer is handed to the run."""
+    async with served(serving) as server:
+        tracer = {"project_name": "p"}
+        run = await server.start(
+            await server.thread(), stream_subgraphs=False, stream_resumable=True, durability="async",
+            checkpoint_during=True, on_completion="keep", after_seconds=0, interrupt_before=[], webhook=None,
+            langsmith_tracer=tracer, strict_resume=True,
+        )  # fmt: skip
+        assert await server.status(run) == "success"
+        assert server.app.requests[0].parameters["langsmith_tracer"] == tracer
 
 
 async def test_who_goes_away_stops_what_nobody_else_follows(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +471,62 @@ async def test_who_came_last_is_the_one_whose_leaving_counts(monkeypatch: pytest
         await stopped(other, await leaving.came(other))  # which was due after that
         assert (await manager.job("t")).abort is None
         await stopped(job, last)
+
+
+@pytest.mark.parametrize("kind", ["join", "stream"])
+async def test_a_join_that_is_refused_leaves_nothing(
+    serving: Serving, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No viewer where the store is away; and the client before it stays the one whose leaving counts."""
+    async with served(serving) as server:
+        server.app.go.clear()
+        run = await server.start(await server.thread())
+        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/{kind}?cancel_on_disconnect=1"
+
+        async def away(*_: Any, **__: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(server.manager.store, "update", away)
+            assert (await server.client.get(path)).status_code == 503
+        assert server.manager.statistics()["viewers"] == 0
+        if kind == "stream":
+            before = (await server.manager.job(run["thread_id"])).metadata
+            assert (await server.client.get(path, headers={"Last-Event-ID": "99"})).status_code == 409
+            assert (await server.manager.job(run["thread_id"])).metadata == before
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("how", ["head", "cancelled"])
+async def test_a_wait_that_breaks_off_is_a_leaving(how: str) -> None:
+    """Where the head cannot be sent, and where the server cancels the response: no viewer stays."""
+    app = App()
+    app.go.clear()
+    async with GenerationManager(options=OPTIONS) as manager:
+        await Door(manager, app.run).start(
+            Identity(), StartRequest("t", [{"role": "user", "content": "hi"}], None, None, None, {})
+        )
+        left, begun = asyncio.Event(), asyncio.Event()
+
+        async def answer() -> Any:
+            raise AssertionError("it has not ended")
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(_: Any) -> None:
+            begun.set()
+            if how == "head":
+                raise OSError("gone")
+
+        waiting = responses.Waiting(await manager.view("t"), answer, left.set, headers={}, heartbeat=15.0)
+        response = asyncio.create_task(waiting({"type": "http"}, receive, send))
+        await begun.wait()
+        if how == "cancelled":
+            response.cancel()
+        await asyncio.wait({response})
+        assert left.is_set()
+        assert manager.statistics()["viewers"] == 0
 
 
 async def test_a_log_that_was_trimmed(serving: Serving) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,6 @@ from langchain_core.messages import AIMessageChunk
 from unspool import events
 from unspool.errors import InvalidArgument, NotFound
 from unspool.events import Record
-from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph import projection
 from unspool.http.dialects.langgraph.messages import arguments, merged, received, to_chat
 from unspool.http.dialects.langgraph.projection import (
@@ -30,10 +30,9 @@ from unspool.http.dialects.langgraph.projection import (
     LangGraphRun,
     identifier,
     kind_of,
+    number_of,
     run_id,
 )
-from unspool.http.dialects.langgraph.threads import number_of
-from unspool.jobs import stream_name
 
 REQUEST = ("request", {"langgraph": {"messages": [{"type": "human", "id": "h", "content": "hi"}]}}, True)
 TEXT = st.text(max_size=6)
@@ -219,33 +218,26 @@ def test_an_agent_is_a_node() -> None:
     assert [message["content"] for message in found[-2][1]["messages"]] == ["hi", "ac", "b"]
 
 
-NOBODY = Identity()
+def run_of(stream_id: str = "t", tenant: str | None = None, log: str = "a") -> LangGraphRun:
+    return LangGraphRun(stream_id=stream_id, generation=1, created_at=0.0, tenant=tenant, log=log)
 
 
-def test_ids_differ_between_tenants() -> None:
-    """A run's id names its own tenant's thread alone."""
-    theirs = run_id(stream_name("t", "acme"), 1)
-    assert theirs != run_id("t", 1)
-    assert number_of("run", Identity("u", "acme"), "t", theirs) == 1
-    for identity in (NOBODY, Identity("u", "other")):
-        with pytest.raises(NotFound):
-            number_of("run", identity, "t", theirs)
+def test_ids_differ_between_kinds_threads_tenants_and_logs() -> None:
+    """Also where their numbers are the same."""
+    runs = [run_of(), run_of("u"), run_of(tenant="acme"), run_of(tenant="other"), run_of(log="b"), run_of(log="")]
+    ids = {identifier(kind, run, 1) for run in runs for kind in ("run", "checkpoint")}
+    assert len(ids) == 2 * len(runs)
 
 
-def test_ids_say_what_they_name() -> None:
-    """An id leads back to its number, on its own thread alone; nothing else is an id."""
+def test_ids_are_uuids_that_end_with_their_number() -> None:
+    """Clients check the form; nothing else is an id."""
     for number in (1, 77, 16**12 - 1):
-        assert number_of("run", NOBODY, "t", run_id("t", number)) == number
-        assert number_of("run", NOBODY, "t", run_id("t", number).upper()) == number
-    for kind, thread, given_ in [
-        ("run", "u", run_id("t", 1)),
-        ("checkpoint", "t", run_id("t", 1)),
-        ("run", "t", identifier("run", "t", 1)[:-1] + "x"),
-        ("run", "t", "+1"),
-        ("run", "t", ""),
-    ]:
+        made = identifier("run", run_of(), number)
+        assert str(UUID(made)) == made
+        assert number_of(made) == number_of(made.upper()) == number
+    for wrong in (run_id(run_of())[:-1] + "x", run_id(run_of())[:-1] + "²", "+1", "", run_id(run_of()) + "0"):
         with pytest.raises(NotFound):
-            number_of(kind, NOBODY, thread, given_)
+            number_of(wrong)
 
 
 def test_messages_as_clients_write_them() -> None:

@@ -84,11 +84,11 @@ def test_a_sync_anywhere_shows_what_there_is(
     read(whole, [frame for some in frames for frame in some])
     assert (whole.final is None) is (terminal[0] in ("failed", "replaced"))
     assert (whole.error is None) is (whole.final is not None)
-    ids = [re.fullmatch(rb"event: \w+\ndata: .*\nid: (\d+)\n\n", frame) for some in frames for frame in some]
+    ids = [re.fullmatch(rb"event: \w+\ndata: .*\nid: 1-(\d+)\n\n", frame) for some in frames for frame in some]
     assert [found and int(found[1]) for found in ids] == list(range(1, told.count + 1))
     for at, state in enumerate(states[:-1]):
         late = Reader()
-        assert state.sync().endswith(b"\nid: %d\n\n" % state.count)
+        assert state.sync().endswith(b"\nid: 1-%d\n\n" % state.count)
         read(late, [state.sync()])
         rest = [frame for record in records[at:] for frame in state.feed(record)]
         assert rest == [frame for some in frames[at:] for frame in some]
@@ -133,24 +133,43 @@ async def frames_of(client: httpx2.AsyncClient, last: str = "", query: str = "")
 
 
 async def test_every_id_goes_on_with_the_rest(serving: Serving) -> None:
-    """That of a sync too; an id that is none is no position, and one beyond the end is refused."""
+    """That of a sync too; an id that is none, and one beyond the end, are refused."""
     talk = Talk()
     talk.go.set()
     async with serving(talk.app) as client:
         await start(client, conversationId="c")
         whole = await frames_of(client)
-        assert [message.id for message in whole] == ["1", "2", "3", "4", "5"]
+        stamp = (await talk.manager.job("c", user="ann")).stamp
+        assert [message.id for message in whole] == [f"{stamp}-{number}" for number in range(1, 6)]
         for last in range(6):
-            assert (await frames_of(client, str(last)))[0:] == [
+            assert (await frames_of(client, f"{stamp}-{last}"))[0:] == [
                 message._replace(retry=1000 if at == 0 else None) for at, message in enumerate(whole[last:])
             ]
-        for wrong in ("x", "-1", "1.5"):
-            assert await frames_of(client, wrong) == whole
+        for wrong in ("x", f"{stamp}-", f"{stamp}-+1", "1.5"):
+            refused = await client.get(f"{BASE}/stream/c", headers={"last-event-id": wrong})
+            assert (refused.status_code, refused.json()["field"]) == (400, "Last-Event-ID")
         synced = await frames_of(client, query="?resume=true")
-        assert [(message.event, message.id) for message in synced] == [("message", "4"), ("message", "5")]
+        assert [(message.event, message.id) for message in synced] == [
+            ("message", f"{stamp}-4"), ("message", f"{stamp}-5")
+        ]  # fmt: skip
         assert json.loads(synced[0].data)["resumeState"]["aggregatedContent"] == [{"type": "text", "text": "one two"}]
-        beyond = await client.get(f"{BASE}/stream/c", headers={"last-event-id": "6"})
+        beyond = await client.get(f"{BASE}/stream/c", headers={"last-event-id": f"{stamp}-6"})
         assert (beyond.status_code, beyond.json()["code"]) == (409, "invalid_position")
+
+
+async def test_an_id_of_another_answer_gets_a_sync(serving: Serving) -> None:
+    """Of the answer before, of one in a store that is lost, and of none: never the rest of this one alone."""
+    talk = Talk()
+    talk.go.set()
+    async with serving(talk.app) as client:
+        await start(client, conversationId="c")
+        earlier = await frames_of(client)
+        await start(client, conversationId="c", messageId="m2")
+        last = (await frames_of(client))[-1]
+        for foreign in (str(earlier[2].id), "2-00000000-2", "2-2", "2"):
+            synced, final = await frames_of(client, foreign)
+            assert json.loads(synced.data)["resumeState"]["userMessage"]["messageId"] == "m2"
+            assert (final.id, final.data) == (last.id, last.data)
 
 
 async def test_what_is_started(serving: Serving) -> None:

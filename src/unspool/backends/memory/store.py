@@ -14,7 +14,19 @@ from unspool import events
 from unspool.backends.memory.log import Log
 from unspool.errors import CapacityExceeded, Fenced, GenerationConflict, Gone, NotFound
 from unspool.events import Record, encode_data
-from unspool.jobs import ACTIVE, AbortRequest, GenerationKey, Job, Lease, Owner, Status, Trigger, is_over, transition
+from unspool.jobs import (
+    ACTIVE,
+    AbortRequest,
+    GenerationKey,
+    Job,
+    Lease,
+    Owner,
+    Status,
+    Trigger,
+    is_over,
+    patched,
+    transition,
+)
 from unspool.protocols import Checkpoint, Counts, Created, Expired, NewJob, Page, Renewal, Sealed
 
 
@@ -69,7 +81,10 @@ class _Entry:
 
     def set_metadata(self, metadata: Mapping[str, Any] | None) -> None:
         if metadata:
-            self._job = replace(self._job, metadata=replace(self._job.metadata, **metadata))
+            known, changes = self._job.metadata, dict(metadata)
+            if "extra" in changes:
+                changes["extra"] = patched(known.extra, changes["extra"])
+            self._job = replace(self._job, metadata=replace(known, **changes))
 
 
 class _Stream:

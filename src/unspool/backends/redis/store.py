@@ -139,6 +139,9 @@ class RedisStore:
         if not records:
             await self._change(key, epoch, metadata, status)
             return
+        if metadata and metadata.get("extra") is not None:  # what is merged is no matter for the hot path
+            await self._change(key, epoch, {"extra": metadata["extra"]}, None)
+            metadata = {name: value for name, value in metadata.items() if name != "extra"}
         stream = self._keys.stream(key.stream_id)
         base = b"%b:%d" % (stream, key.generation)
         last = records[-1].offset
@@ -170,19 +173,19 @@ class RedisStore:
     async def _change(
         self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any] | None, status: Status | None
     ) -> Job:
-        sets, clears = _changes(metadata, status)
-        reply = await self._redis.run(
-            "update",
-            self._keys.stream(key.stream_id),
-            key.generation,
-            await self._epoch(key, epoch),
-            len(sets),
-            *sets,
-            *clears,
-        )
-        if not reply:
-            raise Fenced(f"{key} is sealed, not there, or no longer at epoch {epoch}")
-        return wire.job_of(key.stream_id, reply)
+        stream, fence = self._keys.stream(key.stream_id), await self._epoch(key, epoch)
+        patch = (metadata or {}).get("extra")
+        while True:
+            expected, changes = b"", metadata or {}
+            if patch is not None:  # merged here: Lua keeps neither empty arrays nor large numbers
+                found = await self._redis.call(stream, b"HGET", b"%b:%d" % (stream, key.generation), wire.EXTRA)
+                expected, changes = b"=%b" % (found or b""), {**changes, "extra": wire.merged(found, patch)}
+            sets, clears = _changes(changes, status)
+            reply = await self._redis.run("update", stream, key.generation, fence, expected, len(sets), *sets, *clears)
+            if not reply:
+                raise Fenced(f"{key} is sealed, not there, or no longer at epoch {epoch}")
+            if reply != b"changed":
+                return wire.job_of(key.stream_id, reply)
 
     async def update(self, key: GenerationKey, epoch: int, metadata: Mapping[str, Any]) -> Job:
         return await self._change(key, epoch, metadata, None)

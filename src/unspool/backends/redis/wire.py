@@ -18,7 +18,19 @@ import msgspec
 
 from unspool.errors import UnreadableRecord
 from unspool.events import Record
-from unspool.jobs import AbortRequest, GenerationKey, Job, Lease, Limits, Metadata, Owner, Status, Task, stream_of
+from unspool.jobs import (
+    AbortRequest,
+    GenerationKey,
+    Job,
+    Lease,
+    Limits,
+    Metadata,
+    Owner,
+    Status,
+    Task,
+    patched,
+    stream_of,
+)
 
 _encode: Final = msgspec.json.encode
 _log = logging.getLogger("unspool.redis")
@@ -58,6 +70,10 @@ _task: Final = msgspec.json.Decoder(Task)
 _metadata: Final[Mapping[bytes, tuple[str, msgspec.json.Decoder[Any]]]] = {
     f"m:{name}".encode(): (name, msgspec.json.Decoder(kind)) for name, kind in get_type_hints(Metadata).items()
 }
+
+
+EXTRA: Final = b"m:extra"
+"""The field of the metadata that changes are merged into."""
 
 
 @lru_cache(1024)
@@ -172,6 +188,14 @@ def metadata_fields(changes: Mapping[str, Any]) -> tuple[list[bytes], list[bytes
         else:
             sets += [f"m:{name}".encode(), _encode(value)]
     return sets, clears
+
+
+def merged(extra: bytes | None, patch: Mapping[str, Any]) -> Any:
+    """The metadata's `extra`, from its field, after a JSON merge patch. Raises UnreadableRecord."""
+    try:
+        return patched(None if extra is None else _metadata[EXTRA][1].decode(extra), patch)
+    except msgspec.DecodeError as error:
+        raise UnreadableRecord(f"the metadata cannot be read by this version of unspool: {error}") from error
 
 
 def known_metadata(metadata: Metadata) -> list[bytes]:

@@ -7,6 +7,7 @@ that it has; the workflow transport counts parts and asks for what comes after.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from typing import Final, Literal
 
@@ -20,16 +21,17 @@ from unspool.http.auth import Identity
 from unspool.http.dialects.ai_sdk_socket import ChatSocket
 from unspool.http.dialects.ui_message_stream import ASKED, Continued, Tool, UIMessageStream, run_id
 from unspool.http.dialects.ui_messages import UIMessage, open_calls, to_chat
-from unspool.http.dialects.values import Json, as_number
+from unspool.http.dialects.values import Json
 from unspool.http.door import Door, json_response
 from unspool.http.problem import answering
-from unspool.http.requests import Id, StartRequest
+from unspool.http.requests import Id, StartRequest, whole
 from unspool.jobs import Job
 
 GRACE: Final = 60.0
 """Seconds after its end for which a generation is still replayed to who comes back: it may have ended while they were
 away."""
 
+_RUN: Final = re.compile(r"run:(\d{1,15})(?:-\w+)?:(.+)", re.ASCII)
 _HEADERS: Final = {"x-vercel-ai-ui-message-stream": "v1"}
 
 
@@ -143,15 +145,22 @@ class _Routes:
         if index is None:
             job = await self._chat.latest(identity, name)
             return Response(status_code=204) if job is None else await self._follow(job, 0)
-        job = await self._door.job(identity, *_run_of(name))
-        try:
-            position = int(index)
-        except ValueError:
-            raise BadRequest(f"startIndex must be a whole number, not {index[:40]!r}", field="startIndex") from None
-        if position >= 0:
+        job = await self._job(identity, name)
+        position = whole("startIndex", index.removeprefix("-"), refusal=BadRequest)
+        if not index.startswith("-"):
             return await self._follow(job, position)
         count = (await self._door.project(job, UIMessageStream)).count
-        return await self._follow(job, max(count + position, 0), {"x-workflow-stream-tail-index": str(count - 1)})
+        return await self._follow(job, max(count - position, 0), {"x-workflow-stream-tail-index": str(count - 1)})
+
+    async def _job(self, identity: Identity, name: str) -> Job:
+        """The generation that a run's id names; the last one of a chat, where it is none. Raises NotFound, Gone."""
+        run = _RUN.fullmatch(name)
+        if run is None:
+            return await self._door.job(identity, name)
+        job = await self._door.job(identity, run[2], int(run[1]))
+        if run_id(job) != name:
+            raise NotFound("the run is of a log that is lost; another one has its number")
+        return job
 
     async def stop(self, request: Request) -> Response:
         identity = await self._door.identify(request)
@@ -165,11 +174,3 @@ class _Routes:
     async def _follow(self, job: Job, position: int, headers: dict[str, str] | None = None) -> Response:
         named = {**_HEADERS, "x-workflow-run-id": run_id(job), **(headers or {})}
         return await self._door.follow(job, UIMessageStream, position, headers=named)
-
-
-def _run_of(name: str) -> tuple[str, int | None]:
-    """The stream and the generation that a run's id names; the last one of a chat, where it is none."""
-    kind, _, rest = name.partition(":")
-    generation, colon, stream_id = rest.partition(":")
-    number = as_number(generation)
-    return (stream_id, number) if kind == "run" and colon and number is not None else (name, None)

@@ -1,6 +1,7 @@
 """The AI SDK's chat over a WebSocket: `WebSocketChatTransport`. Many requests share one connection.
 
-Each chunk carries its sequence, which is the number of the part in its generation, from 0. Closing the socket is a
+Each chunk carries its sequence, which is the number of the part in its generation, from 0. A resume after a sequence
+names the run, whose id the first chunk tells; the SDK's own transport asks for all chunks. Closing the socket is a
 disconnect and stops nothing; an `abort` is a Stop. Source: `websocket-chat-transport.ts` of `ai` 7.
 """
 
@@ -15,9 +16,9 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from unspool import projecting
-from unspool.errors import ShuttingDown, StoreUnavailable, UnspoolError, ViewerReleased
+from unspool.errors import InvalidPosition, ShuttingDown, StoreUnavailable, UnspoolError, ViewerReleased
 from unspool.http.auth import Identity
-from unspool.http.dialects.ui_message_stream import DONE, UIMessageStream
+from unspool.http.dialects.ui_message_stream import DONE, UIMessageStream, run_id
 from unspool.http.dialects.values import Json
 from unspool.http.door import Door
 from unspool.http.problem import problem
@@ -55,11 +56,12 @@ class Send(msgspec.Struct, tag="send", rename="camel"):
 
 
 class Resume(msgspec.Struct, tag="resume", rename="camel"):
-    """Follow what the chat's last generation says; `last_sequence`: the last chunk that is known."""
+    """Follow the chat's last generation; `last_sequence`: the last chunk that is known, of the run `run_id`."""
 
     request_id: str
     id: str
     last_sequence: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    run_id: str | None = None
 
 
 class Abort(msgspec.Struct, tag="abort", rename="camel"):
@@ -250,6 +252,9 @@ class _Session:
             else:
                 job = await self._served.latest(self._identity, frame.id)
                 position = 0 if frame.last_sequence is None else frame.last_sequence + 1
+                if job is not None and position and frame.run_id != run_id(job):
+                    text = f"the chat is at {run_id(job)}: name in runId the run that lastSequence is of"
+                    raise InvalidPosition(text)
             request.job = job
             if request.left:
                 return

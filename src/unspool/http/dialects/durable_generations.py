@@ -13,6 +13,7 @@ from unspool.errors import BadRequest, StoreUnavailable
 from unspool.events import Record
 from unspool.http.auth import Identity
 from unspool.manager import GenerationManager
+from unspool.protocols import lost
 from unspool.tail import PAGE
 
 _TYPE: Final = "application/json"
@@ -25,20 +26,32 @@ class _Message(msgspec.Struct):
 
 
 class GenerationSource:
-    """One generation, for somebody who may see it."""
+    """One generation, for a caller who may see it. `mark`: of the log that the reader has followed; None: of none yet.
+
+    The mark is the log's name as a number. Where the store gave the generation's number again, it is another one.
+    """
 
     def __init__(
-        self, manager: GenerationManager, shared: Shared, identity: Identity, stream_id: str, generation: int
-    ) -> None:
+        self, manager: GenerationManager, shared: Shared, identity: Identity, stream_id: str, generation: int,
+        mark: int | None,
+    ) -> None:  # fmt: skip
         self._manager = manager
         self._shared = shared
         self._identity = identity
         self._stream_id = stream_id
         self._generation = generation
+        self._mark = mark
 
     async def read(self, after: int | None) -> Chunk:
-        """Up to a page of records; a snapshot takes the place of those that are no longer kept. Raises NotFound."""
+        """Up to a page of records; a snapshot takes the place of those that are no longer kept.
+
+        Raises NotFound, and Gone where the offset is of another log.
+        """
         job = await self._manager.job(self._stream_id, generation=self._generation, **self._identity.owner())
+        mark = int(job.log or "0", 16)
+        if self._mark not in (None, mark):
+            raise lost(job.key)
+        self._mark = mark
         last = job.last_offset
         at = last if after is None else after
         if at > last:
@@ -54,7 +67,7 @@ class GenerationSource:
         reached = records[-1].offset if records else at
         return Chunk(
             job.generation, _TYPE, _messages(records), at, reached, up_to_date=reached == last,
-            closed=job.settled, last=reached,
+            closed=job.settled, last=reached, mark=mark,
         )  # fmt: skip
 
     async def follow(self, chunk: Chunk) -> Live:

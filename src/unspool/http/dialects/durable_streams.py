@@ -27,6 +27,7 @@ from unspool.http.dialects.durable_wire import (
     ALWAYS,
     EXPOSED,
     PREFLIGHT,
+    Place,
     about,
     append_of,
     content_of,
@@ -165,7 +166,8 @@ class _Dialect:
         if path.startswith(_GENERATIONS):
             return await self._generation(request, identity, path, receive)
         if request.method == "GET":
-            return await self._get(request, _StreamSource(self._streams, path, _owner(identity)), receive)
+            place = place_of(request.query_params)
+            return await self._get(request, _StreamSource(self._streams, path, _owner(identity)), place, receive)
         verb = self._verbs.get(request.method)
         return await verb(request, identity, path) if verb is not None else _not_allowed("GET, HEAD, POST, PUT, DELETE")
 
@@ -181,8 +183,7 @@ class _Dialect:
 
     # reading
 
-    async def _get(self, request: Request, source: Source, receive: Receive) -> Response | EventStream:
-        place = place_of(request.query_params)
+    async def _get(self, request: Request, source: Source, place: Place, receive: Receive) -> Response | EventStream:
         if place.live == "sse":
             return await self._stream(source, place.after, place.cursor, self._always(request))
         if place.live == "long-poll":
@@ -269,9 +270,12 @@ class _Dialect:
             raise NotFound
         if request.method not in ("GET", "HEAD"):
             return _not_allowed("GET, HEAD")
-        source = GenerationSource(self._manager, self._streams.shared, identity, stream_id, int(number))
+        place = place_of(request.query_params, of_generation=True)
+        source = GenerationSource(
+            self._manager, self._streams.shared, identity, stream_id, int(number), place.mark
+        )  # fmt: skip
         if request.method == "GET":
-            return await self._get(request, source, receive)
+            return await self._get(request, source, place, receive)
         headers = position(await source.read(None))
         return Response(headers={**headers, "cache-control": "no-store"})
 

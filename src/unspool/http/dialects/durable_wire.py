@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.datastructures import Headers, QueryParams
 
-from unspool.durable import Append, Chunk, Fork, Info, Producer, Wish, number_of, token
+from unspool.durable import Append, Chunk, Fork, Info, Producer, Wish, marked, number_of, token
 from unspool.durable.entries import Content, is_json, is_text, media_type, messages_of
 from unspool.errors import BadRequest
 from unspool.http.requests import is_whole, whole
@@ -149,15 +149,17 @@ def _moment(value: str) -> float:
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a reader stands. `after` None: at the end. `live`: how it wants to wait."""
+    """Where a reader stands. `after` None: at the end. `live`: how it wants to wait. `mark`: of its offset, where it
+    has one."""
 
     after: int | None
     live: str | None
     cursor: int | None
+    mark: int | None = None
 
 
-def place_of(query: QueryParams) -> Place:
-    """From `offset`, `live` and `cursor`. Raises BadRequest."""
+def place_of(query: QueryParams, *, of_generation: bool = False) -> Place:
+    """From `offset`, `live` and `cursor`. Offsets of generations have marks. Raises BadRequest."""
     offsets, live, cursor = query.getlist("offset"), query.get("live"), query.get("cursor", "")
     if len(offsets) > 1:
         raise BadRequest("offset must be given once", field="offset")
@@ -166,8 +168,10 @@ def place_of(query: QueryParams) -> Place:
     if live is not None and not offsets:
         raise BadRequest("live reading needs an offset; -1 is the beginning, now is the end", field="offset")
     offset = offsets[0] if offsets else "-1"
-    after = None if offset == "now" else 0 if offset == "-1" else number_of(offset)
-    return Place(after, live, int(cursor) if is_whole(cursor) else None)
+    after, mark = None if offset == "now" else 0, None
+    if offset not in ("now", "-1"):
+        after, mark = marked(offset) if of_generation else (number_of(offset), None)
+    return Place(after, live, int(cursor) if is_whole(cursor) else None, mark)
 
 
 # what an answer says
@@ -202,7 +206,7 @@ def lifetime(info: Info) -> dict[str, str]:
 
 def position(chunk: Chunk) -> dict[str, str]:
     """Those that tell where a chunk leaves its reader."""
-    headers = {"content-type": chunk.content_type, "stream-next-offset": token(chunk.next)}
+    headers = {"content-type": chunk.content_type, "stream-next-offset": token(chunk.next, chunk.mark)}
     if chunk.up_to_date:
         headers["stream-up-to-date"] = "true"
         if chunk.closed:
@@ -213,7 +217,7 @@ def position(chunk: Chunk) -> dict[str, str]:
 def etag_of(chunk: Chunk) -> str:
     """It changes with what is there, with a close, and with another stream at the same path."""
     end = "c" if chunk.up_to_date and chunk.closed else "t" if chunk.up_to_date else "p"
-    return f'"{chunk.generation}:{chunk.after}:{chunk.next}:{end}"'
+    return f'"{chunk.generation}.{chunk.mark}:{chunk.after}:{chunk.next}:{end}"'
 
 
 def is_known(if_none_match: str, etag: str) -> bool:
@@ -230,7 +234,7 @@ def told(details: Mapping[str, Any]) -> dict[str, str]:
 
 def events_of(chunk: Chunk, cursor: int) -> bytes:
     """A chunk as events: its content, where it has any, and then where its reader stands."""
-    control: dict[str, Any] = {"streamNextOffset": token(chunk.next)}
+    control: dict[str, Any] = {"streamNextOffset": token(chunk.next, chunk.mark)}
     closed = chunk.up_to_date and chunk.closed
     if not closed:
         control["streamCursor"] = str(cursor)

@@ -35,8 +35,8 @@ _BINARY: Final = "application/octet-stream"
 
 
 def run_id(of: Job | Projection) -> str:
-    """What clients of this dialect call a generation."""
-    return f"run:{of.generation}:{of.stream_id}"
+    """The id of a generation for clients of this dialect; no other log has the same."""
+    return f"run:{of.stamp}:{of.stream_id}"
 
 
 class Tool(msgspec.Struct):
@@ -94,7 +94,13 @@ class UIMessageStream(Projection, kw_only=True):
         asked = asked or Continued()
         self.tools.update(asked.calls)
         known = {"runId": run_id(self), "generation": self.generation}
-        parts.append({"type": "start", "messageId": asked.message_id or self.label, "messageMetadata": known})
+        parts.append(
+            {
+                "type": "start",
+                "messageId": asked.message_id or f"{self.stream_id}/{self.stamp}",
+                "messageMetadata": known,
+            }
+        )
 
     def _tell(self, kind: str, data: Json, parts: list[Json]) -> None:
         agent = data.get("agent") or ""

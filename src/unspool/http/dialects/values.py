@@ -1,4 +1,4 @@
-"""What clients send and logs hold, whatever it is: as a text, as an object, as an array, as a number."""
+"""Values of any kind that clients send and logs hold, as a text, an object or an array."""
 
 from __future__ import annotations
 
@@ -22,8 +22,3 @@ def as_object(value: object) -> Json:
 def as_list(value: object) -> list[Any]:
     """An array as it is; an empty one for anything else."""
     return cast(list[Any], value) if isinstance(value, list) else []
-
-
-def as_number(text: str) -> int | None:
-    """A whole number, as it stands in a header or a query; None for anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None

@@ -9,7 +9,7 @@ import pytest
 
 from unspool.errors import Fenced, GenerationConflict, Gone, NotFound
 from unspool.events import Record
-from unspool.jobs import GenerationKey, Job, Metadata, Owner, Status, Task
+from unspool.jobs import GenerationKey, Job, Metadata, Owner, Status, Task, Whole
 from unspool.protocols import JobStore, NewJob
 
 ALICE = Owner("alice")
@@ -226,6 +226,27 @@ class TestStoreWrite:
         await store.update(job.key, 1, {"prompt_tokens": 0, "sender": None, "extra": {}})
         found = (await store.get("s")).metadata
         assert (found.prompt_tokens, found.sender, found.model, found.extra) == (0, None, "m", {})
+
+    async def test_a_change_of_extra_is_a_merge_patch(self, store: JobStore) -> None:
+        """RFC 7396: keys that it does not name stay, None removes one, and values survive as they are."""
+        kept: dict[str, Any] = {"empty": [], "big": 2**60 + 1, "float": 1.0, "nulls": [None], "deep": {"a": {}, "b": 1}}
+        job = await made(store, metadata=Metadata(sender="Bo", extra=kept))
+        await store.update(job.key, 1, {"extra": {"mine": 1, "deep": {"b": None, "c": {"d": None}}}})
+        expected: dict[str, Any] = {**kept, "mine": 1, "deep": {"a": {}, "c": {}}}
+        await store.append(job.key, 1, records(1, "a"), metadata={"extra": {"late": []}, "model": "m"})
+        found = (await store.get("s")).metadata
+        assert (found.extra, found.sender, found.model) == ({**expected, "late": []}, "Bo", "m")
+        await store.update(job.key, 1, {"extra": {"deep": Whole({"x": None}), "late": None}})
+        found = await store.update(job.key, 1, {"sender": "Al"})
+        assert found.metadata.extra == {**expected, "deep": {"x": None}}
+        assert (await store.update(job.key, 1, {"extra": None})).metadata.extra is None
+        assert (await store.update(job.key, 1, {"extra": {"a": {"b": None}}})).metadata.extra == {"a": {}}
+
+    async def test_changes_of_extra_at_once_lose_nothing(self, store: JobStore) -> None:
+        """However many callers set keys of their own, on whatever replicas."""
+        job = await made(store)
+        await asyncio.gather(*(store.update(job.key, 1, {"extra": {f"k{at}": at}}) for at in range(8)))
+        assert (await store.get("s")).metadata.extra == {f"k{at}": at for at in range(8)}
 
     async def test_all_metadata_fields_round_trip(self, store: JobStore) -> None:
         """Every field is kept, with its type."""

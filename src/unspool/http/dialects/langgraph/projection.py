@@ -6,6 +6,7 @@ Frames are numbered from 0, whatever of them a client asked for: a frame that it
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Sequence
 from functools import cache, lru_cache
 from typing import Any, ClassVar, Final, cast
@@ -13,9 +14,11 @@ from typing import Any, ClassVar, Final, cast
 import msgspec
 
 from unspool import events
+from unspool.errors import NotFound
 from unspool.events import Record
 from unspool.http.dialects.langgraph.messages import arguments, tool_call
 from unspool.http.dialects.values import Json, as_text
+from unspool.jobs import Job
 from unspool.projection import REQUEST, Projection
 
 NAME: Final = "langgraph"
@@ -26,6 +29,7 @@ VALUES, UPDATES, CUSTOM, TUPLES, WHOLE = "values", "updates", "custom", "message
 SHOWN: Final = frozenset({VALUES, UPDATES, CUSTOM, TUPLES, WHOLE})
 """The stream modes that have frames here."""
 
+_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-([0-9a-f]{12})")
 _SILENT: Final = frozenset({events.CREATED, REQUEST})
 _USAGE: Final = ("input_tokens", "output_tokens")
 _DETAILS: Final = (
@@ -34,19 +38,31 @@ _DETAILS: Final = (
 )
 
 
-@lru_cache(maxsize=4096)
-def run_id(name: str, generation: int) -> str:
-    """A run's id: a UUID (version 8) that says which generation it is, and of which thread by a hash.
+def run_id(of: Job | Projection) -> str:
+    """The id of the run that a generation is."""
+    return identifier("run", of, of.generation)
 
-    `name`: the thread's internal name, so that runs of two tenants' threads of one id have different ids.
+
+def identifier(kind: str, of: Job | Projection, number: int) -> str:
+    """The id of a run or a checkpoint: a UUID (version 8) that ends with its number and begins with a hash.
+
+    The hash is of the thread's internal name and the log, so ids differ between tenants and between logs of one number.
     """
-    return identifier("run", name, generation)
+    return _identifier(kind, of.key.stream_id, of.log, number)
 
 
-def identifier(kind: str, name: str, number: int) -> str:
-    """A UUID whose last 12 digits are the number, and whose first 20 are a hash of the rest."""
-    digest = hashlib.sha256(f"{kind}:{name}".encode()).hexdigest()
+@lru_cache(maxsize=4096)
+def _identifier(kind: str, name: str, log: str, number: int) -> str:
+    digest = hashlib.sha256(f"{kind}:{log}:{name}".encode()).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{number:012x}"
+
+
+def number_of(given: str) -> int:
+    """The number that an id ends with, which may be no id of ours. Raises NotFound for what cannot be one."""
+    found = _ID.fullmatch(given.lower())
+    if found is None:
+        raise NotFound
+    return int(found[1], 16)
 
 
 class Call(msgspec.Struct):
@@ -96,7 +112,7 @@ class LangGraphRun(Projection, kw_only=True):
 
     @property
     def run_id(self) -> str:
-        return run_id(*self.key)
+        return run_id(self)
 
     @property
     def state(self) -> list[Json]:

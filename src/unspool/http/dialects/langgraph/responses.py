@@ -13,11 +13,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from unspool.errors import Fenced, UnspoolError
-from unspool.http.dialects.langgraph.projection import NAME
-from unspool.http.dialects.langgraph.threads import known
+from unspool.http.dialects.langgraph.threads import Known, known
 from unspool.http.door import Door
 from unspool.http.pump import LINK, cut
-from unspool.jobs import ANYONE, Job, Metadata
+from unspool.jobs import ANYONE, Job
 from unspool.viewer import End, Viewer
 
 _log = logging.getLogger("unspool.http")
@@ -48,11 +47,9 @@ class Leaving:
     async def came(self, job: Job) -> str:
         """A client whose leaving counts came to follow; its name."""
         follower = self.name()
-        about = msgspec.structs.replace(known(job), follower=follower)
-        extra = {**(job.metadata.extra or {}), NAME: msgspec.to_builtins(about)}
         if not job.settled:
             try:
-                await self._door.manager.store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+                await self._door.manager.store.update(job.key, job.lease.epoch, Known.change(follower=follower))
             except Fenced:
                 _log.info("%s: it ended before it was known who follows it", job.key)
         return follower
@@ -96,35 +93,28 @@ class Waiting(Response):
         self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": b"\n", "more_body": True})
-        watcher = asyncio.create_task(self._watch(receive))
+        helpers = asyncio.create_task(self._watch(receive)), asyncio.create_task(self._beat())
         try:
-            if await self._end(send):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            while (records := await self._viewer.records()) is not None:
+                if not records:
+                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            if self._viewer.end is End.FINISHED:
                 body = msgspec.json.encode(await self._answer())
                 await send({"type": "http.response.body", "body": body, "more_body": False})
         except Exception as error:  # noqa: BLE001
             # Whatever went away, it is not the run's answer: the connection is cut, and the client asks again.
-            self._viewer.close()
             if isinstance(error, UnspoolError):
                 _log.warning("%r is cut off: %s", self._viewer, error)
+                self._left = None  # the client did not leave
             await cut(scope.get("extensions", {}).get(LINK), send, error)
         finally:
+            for helper in helpers:
+                helper.cancel()
             self._viewer.close()
-            watcher.cancel()
-
-    async def _end(self, send: Send) -> bool:
-        """Wait for the end; False when the client went away."""
-        beat = asyncio.create_task(self._beat())
-        try:
-            while (records := await self._viewer.records()) is not None:
-                if not records:
-                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
-        finally:
-            beat.cancel()
             if self._viewer.end is End.CLOSED and self._left is not None:
                 self._left()
-        return self._viewer.end is End.FINISHED
 
     async def _beat(self) -> None:
         while True:

@@ -13,59 +13,72 @@ from starlette.responses import Response
 from unspool.errors import Fenced, GenerationConflict, InvalidArgument, NotFound
 from unspool.http.auth import Identity
 from unspool.http.dialects.langgraph.messages import merged, received
-from unspool.http.dialects.langgraph.projection import NAME
-from unspool.http.dialects.langgraph.runs import whole
+from unspool.http.dialects.langgraph.runs import MOST, Body, number_in, refuse_select
 from unspool.http.dialects.langgraph.threads import (
+    Checkpoint,
     Known,
     Threads,
-    checkpoint_of,
     known,
     matches,
     now,
-    number_of,
     thread_status,
 )
 from unspool.http.dialects.values import Json, as_object
 from unspool.http.door import Door, json_response
-from unspool.jobs import Job, Metadata
+from unspool.jobs import Job, Whole
 
 _SEARCHED: Final = 1000
 """Generations of a user that a search looks at."""
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=_SEARCHED)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
-class ThreadBody(msgspec.Struct, kw_only=True):
+class ThreadBody(Body, kw_only=True):
+    unserved = ("supersteps", "ttl")
+    supersteps: Any = None
+    ttl: Any = None
     thread_id: str | None = None
     metadata: Json | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
 
 
-class MetadataBody(msgspec.Struct, kw_only=True):
+class MetadataBody(Body, kw_only=True):
+    unserved = ("ttl",)
+    ttl: Any = None
     metadata: Json | None = None
 
 
-class StateBody(msgspec.Struct, kw_only=True):
+class StateBody(Body, kw_only=True):
+    unserved = ("as_node", "select")
+    as_node: Any = None
+    select: Any = None
     values: Any = None
     checkpoint: Json | None = None
     checkpoint_id: str | None = None
 
 
-class HistoryBody(msgspec.Struct, kw_only=True):
+class HistoryBody(Body, kw_only=True):
+    unserved = ("checkpoint", "select")
+    checkpoint: Any = None
+    select: Any = None
     limit: Count | None = None
     before: Json | str | None = None
-    checkpoint: Json | None = None
+    metadata: Json | None = None
 
 
-class SearchBody(msgspec.Struct, kw_only=True):
+class SearchBody(Body, kw_only=True):
+    unserved = ("values", "select", "extract")
+    values: Any = None
+    select: Any = None
+    extract: Any = None
     metadata: Json | None = None
     ids: list[str] | None = None
-    status: str | None = None
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
     limit: Count | None = None
     offset: Count | None = None
-    sort_by: str | None = None
-    sort_order: str | None = None
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
+    sort_order: Literal["asc", "desc"] | None = None
 
 
 class ThreadRoutes:
@@ -101,17 +114,20 @@ class ThreadRoutes:
         body: MetadataBody = await self._door.body(request, MetadataBody)
         while True:
             job = await self._threads.found(identity, request.path_params["thread_id"])
-            about = known(job)
-            about.thread = {**about.thread, **_given(body.metadata)}
+            about, given = known(job), _given(body.metadata)
             if not job.settled:
-                extra = {**(job.metadata.extra or {}), NAME: msgspec.to_builtins(about)}
+                thread = {
+                    name: Whole(cast("Json", value)) if isinstance(value, dict) else value
+                    for name, value in given.items()
+                }
                 store = self._door.manager.store
                 try:
-                    job = await store.update(job.key, job.lease.epoch, Metadata.changes({"extra": extra}))
+                    job = await store.update(job.key, job.lease.epoch, Known.change(thread=thread))
                 except Fenced:
                     continue  # it ended just now
                 break
-            about.base = 2 * job.generation + 1
+            about.thread = {**about.thread, **given}
+            about.parent = Checkpoint.last(job).id
             messages = (await self._threads.projected(job)).state
             try:
                 job = await self._threads.set_state(identity, job.stream_id, messages, about, job.generation)
@@ -160,20 +176,26 @@ class ThreadRoutes:
             and (body.status is None or thread_status(job) == body.status)
             and matches(known(job).thread, _given(body.metadata))
         ]
-        ascending = (body.sort_order or "desc").lower() == "asc"
 
-        def order(job: Job) -> float:
-            if body.sort_by == "created_at":
-                return known(job).since or job.created_at
-            return job.settled_at or job.active_at
+        def order(job: Job) -> Any:
+            match body.sort_by:
+                case "thread_id":
+                    return job.stream_id
+                case "status":
+                    return thread_status(job)
+                case "created_at":
+                    return known(job).since or job.created_at
+                case _:
+                    return job.settled_at or job.active_at
 
-        return body, sorted(found, key=order, reverse=not ascending)
+        return body, sorted(found, key=order, reverse=body.sort_order != "asc")
 
     # states
 
     async def state(self, request: Request) -> Response:
         """The thread as it stands, or at a checkpoint."""
         identity = await self._door.identify(request)
+        refuse_select(request.query_params)
         thread_id = request.path_params["thread_id"]
         job = await self._threads.found(identity, thread_id)
         given = request.path_params.get("checkpoint_id")
@@ -193,10 +215,9 @@ class ThreadRoutes:
         return json_response(await self._at(identity, thread_id, str(asked)))
 
     async def _at(self, identity: Identity, thread_id: str, given: str) -> Json:
-        number = number_of("checkpoint", identity, thread_id, given)
-        job = await self._door.job(identity, thread_id, number // 2)
-        wanted = checkpoint_of(job, number)
-        for state in await self._threads.states(job):
+        at = await self._threads.checkpoint(identity, thread_id, given)
+        wanted = at.described()
+        for state in await self._threads.states(at.job):
             if state["checkpoint"] == wanted:
                 return state
         raise NotFound
@@ -210,16 +231,19 @@ class ThreadRoutes:
             raise GenerationConflict("the thread is busy", generation=job.generation)
         about = known(job)
         asked = (body.checkpoint or {}).get("checkpoint_id") or body.checkpoint_id
-        about.base = 2 * job.generation + 1
+        base = Checkpoint.last(job)
         if asked is not None:
-            about.base = number_of("checkpoint", identity, job.stream_id, str(asked))
+            base = await self._threads.checkpoint(identity, job.stream_id, str(asked))
+        about.parent = base.id
         values: Any = body.values
         if isinstance(values, dict):
+            if other := [name for name in cast("Json", values) if name != "messages"]:
+                raise InvalidArgument(f"values may hold messages alone, not {other[0][:40]!r}", field="values")
             values = cast("Json", values).get("messages")
         new = received(values, lambda: str(uuid.uuid4()))
-        before = await self._threads.messages_at(identity, job.stream_id, about.base)
+        before = await self._threads.messages_at(base)
         made = await self._threads.set_state(identity, job.stream_id, merged(before, new), about, job.generation)
-        return json_response({"checkpoint": checkpoint_of(made, 2 * made.generation + 1)})
+        return json_response({"checkpoint": Checkpoint.last(made).described()})
 
     async def history(self, request: Request) -> Response:
         """States, newest first: two for each run, one for each change without a run."""
@@ -228,15 +252,17 @@ class ThreadRoutes:
         if request.method == "POST":
             body = await self._door.body(request, HistoryBody, body)
         job = await self._threads.found(identity, request.path_params["thread_id"])
-        limit = whole(request.query_params, "limit", 10) if body.limit is None else body.limit
-        before = _before(identity, job.stream_id, body.before or request.query_params.get("before"))
-        last = job.generation if before is None else min(before // 2, job.generation)
+        limit = number_in(request.query_params, "limit", 10) if body.limit is None else body.limit
+        asked = _checkpoint_id(body.before or request.query_params.get("before"))
+        before = None if asked is None else await self._threads.checkpoint(identity, job.stream_id, asked)
+        last = job.generation if before is None else before.job.generation
         found: list[Json] = []
         async with aclosing(self._threads.kept(identity, job.stream_id, last)) as jobs:
             async for kept in jobs:
                 for state in await self._threads.states(kept):
                     number = state["metadata"]["step"]
-                    if before is None or number < before:
+                    wanted = matches(state["metadata"], body.metadata or {})
+                    if wanted and (before is None or number < before.number):
                         found.append(state)
                 if len(found) >= limit:
                     break
@@ -247,7 +273,7 @@ class ThreadRoutes:
         return await self._threads.found(identity, request.path_params["thread_id"])
 
 
-def _before(identity: Identity, thread_id: str, given: Json | str | None) -> int | None:
+def _checkpoint_id(given: Json | str | None) -> str | None:
     """The checkpoint before which a history is asked for: its id, or an object or configuration that holds it."""
     if given is None:
         return None
@@ -255,7 +281,7 @@ def _before(identity: Identity, thread_id: str, given: Json | str | None) -> int
         given = (as_object(given.get("configurable")) or given).get("checkpoint_id")
     if not isinstance(given, str):
         raise InvalidArgument("before must name a checkpoint_id", field="before")
-    return number_of("checkpoint", identity, thread_id, given)
+    return given
 
 
 def _given(metadata: Json | None) -> Json:

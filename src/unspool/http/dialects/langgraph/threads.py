@@ -16,10 +16,10 @@ import msgspec
 
 from unspool.errors import Gone, NotFound
 from unspool.http.auth import Identity
-from unspool.http.dialects.langgraph.projection import AGENT, NAME, LangGraphRun, failure, identifier, run_id
+from unspool.http.dialects.langgraph.projection import AGENT, NAME, LangGraphRun, failure, identifier, number_of, run_id
 from unspool.http.dialects.values import Json
 from unspool.http.door import Door
-from unspool.jobs import Job, Status, stream_name
+from unspool.jobs import Job, Status
 from unspool.projection import REQUEST
 
 _MISSES: Final = 32
@@ -30,13 +30,13 @@ RUN, STATE = "run", "state"
 
 class Known(msgspec.Struct, kw_only=True):
     """What a job's metadata says of LangGraph's own. `kind`: a run, or a state that was set without one. `thread`: the
-    thread's metadata, and `since` when it was made. `base`: the checkpoint that the generation went on from.
+    thread's metadata, and `since` when it was made. `parent`: the id of the checkpoint that the generation began at.
     `follower`: the last client to come whose leaving stops the run."""
 
     kind: str = RUN
     thread: Json = {}
     since: Annotated[float, msgspec.Meta(ge=0, lt=1e11)] = 0.0
-    base: int | None = None
+    parent: str | None = None
     assistant: str = AGENT
     metadata: Json = {}
     modes: list[str] = []
@@ -46,6 +46,11 @@ class Known(msgspec.Struct, kw_only=True):
     def fields(self) -> Json:
         """As metadata of a job."""
         return {"extra": {NAME: msgspec.to_builtins(self)}}
+
+    @staticmethod
+    def change(**fields: Any) -> Json:
+        """A change of these fields alone, as metadata of a job: others may be changed on any replica meanwhile."""
+        return {"extra": {NAME: fields}}
 
 
 def known(job: Job) -> Known:
@@ -64,22 +69,27 @@ class Head(NamedTuple):
     used: int
 
 
-def number_of(kind: str, identity: Identity, thread_id: str, given: str) -> int:
-    """The number behind an id that `identifier` has made, for this thread. Raises NotFound for any other."""
-    try:
-        number = int(given[-12:], 16)
-    except ValueError:
-        raise NotFound from None
-    if number < 0 or identifier(kind, stream_name(thread_id, identity.tenant), number) != given.lower():
-        raise NotFound
-    return number
+class Checkpoint(NamedTuple):
+    """A state of a thread. `number`: twice the generation for the state that it began with, one more for its end."""
+
+    job: Job
+    number: int
+
+    @classmethod
+    def last(cls, job: Job) -> Checkpoint:
+        """The end of a generation, or how far it is."""
+        return cls(job, 2 * job.generation + 1)
+
+    @property
+    def id(self) -> str:
+        return identifier("checkpoint", self.job, self.number)
+
+    def described(self) -> Json:
+        return _checkpoint(self.job, self.id)
 
 
-def checkpoint_of(job: Job, number: int) -> Json:
-    """A checkpoint of the job's thread: twice the generation for the state that it began with, and one more for that
-    which it left."""
-    made = identifier("checkpoint", job.key.stream_id, number)
-    return {"thread_id": job.stream_id, "checkpoint_ns": "", "checkpoint_id": made, "checkpoint_map": None}
+def _checkpoint(job: Job, checkpoint_id: str) -> Json:
+    return {"thread_id": job.stream_id, "checkpoint_ns": "", "checkpoint_id": checkpoint_id, "checkpoint_map": None}
 
 
 class Threads:
@@ -122,12 +132,22 @@ class Threads:
             yield job
 
     async def run(self, identity: Identity, thread_id: str, given: str) -> Job:
-        """The run with this id. Raises NotFound."""
-        number = number_of("run", identity, thread_id, given)
+        """The run with this id. Raises NotFound, also for an id of another log."""
+        return (await self._named("run", identity, thread_id, given))[0]
+
+    async def checkpoint(self, identity: Identity, thread_id: str, given: str) -> Checkpoint:
+        """The checkpoint with this id. Raises NotFound, also for an id of another log."""
+        return Checkpoint(*await self._named("checkpoint", identity, thread_id, given))
+
+    async def _named(self, kind: str, identity: Identity, thread_id: str, given: str) -> tuple[Job, int]:
+        number = number_of(given)
         try:
-            return await self.door.job(identity, thread_id, number)
+            job = await self.door.job(identity, thread_id, number if kind == "run" else number // 2)
         except Gone as gone:
-            raise NotFound(f"run {given} is no longer kept") from gone
+            raise NotFound(f"{kind} {given} is no longer kept") from gone
+        if identifier(kind, job, number) != given.lower():
+            raise NotFound
+        return job, number
 
     async def projected(self, job: Job) -> LangGraphRun:
         """Where a generation stands. Raises NotFound where its log is no longer there."""
@@ -158,42 +178,39 @@ class Threads:
             await generation.emit(REQUEST, {NAME: {"messages": list(messages)}}, internal=True)
         return await self.door.job(identity, thread_id, generation.generation)
 
-    async def messages_at(self, identity: Identity, thread_id: str, number: int) -> list[Json]:
+    async def messages_at(self, at: Checkpoint) -> list[Json]:
         """The messages at a checkpoint. Raises NotFound."""
-        try:
-            job = await self.door.job(identity, thread_id, number // 2)
-        except Gone as gone:
-            raise NotFound(f"checkpoint {number} is no longer kept") from gone
-        run = await self.projected(job)
-        return run.state if number % 2 else run.messages[: run.inputs]
+        run = await self.projected(at.job)
+        return run.state if at.number % 2 else run.messages[: run.inputs]
 
     async def states(self, job: Job) -> list[Json]:
         """The states that a generation left, newest first: at its end, and (of a run) where it began."""
         run, about = await self.projected(job), known(job)
-        began, ended = 2 * job.generation, 2 * job.generation + 1
-        task: Json = {"id": run_id(*job.key), "name": AGENT, "error": None, "interrupts": [], "checkpoint": None}
+        began, ended = Checkpoint(job, 2 * job.generation), Checkpoint.last(job)
+        task: Json = {"id": run_id(job), "name": AGENT, "error": None, "interrupts": [], "checkpoint": None}
         if run.error is not None:
             task["error"] = msgspec.json.encode(run.error).decode()
         open_ = not job.settled or run.error is not None
-        end = self._state(job, run.state, ended, began if about.kind == RUN else about.base, [task] if open_ else [])
+        end = self._state(ended, run.state, began.id if about.kind == RUN else about.parent, [task] if open_ else [])
         if about.kind != RUN:
             return [end]
-        return [end, self._state(job, run.messages[: run.inputs], began, about.base, [task])]
+        return [end, self._state(began, run.messages[: run.inputs], about.parent, [task])]
 
     @staticmethod
-    def _state(job: Job, messages: list[Json], number: int, parent: int | None, tasks: list[Json]) -> Json:
+    def _state(at: Checkpoint, messages: list[Json], parent: str | None, tasks: list[Json]) -> Json:
+        job, number = at
         about = known(job)
         source = "update" if about.kind == STATE else "loop" if number % 2 else "input"
-        at = job.created_at if number % 2 == 0 else job.settled_at or job.active_at
+        made_at = job.created_at if number % 2 == 0 else job.settled_at or job.active_at
         return {
             "values": {"messages": messages},
             "next": [task["name"] for task in tasks],
             "tasks": tasks,
             "interrupts": [],
-            "metadata": {**about.metadata, "source": source, "step": number, "run_id": run_id(*job.key)},
-            "created_at": moment(at),
-            "checkpoint": checkpoint_of(job, number),
-            "parent_checkpoint": None if parent is None else checkpoint_of(job, parent),
+            "metadata": {**about.metadata, "source": source, "step": number, "run_id": run_id(job)},
+            "created_at": moment(made_at),
+            "checkpoint": at.described(),
+            "parent_checkpoint": None if parent is None else _checkpoint(job, parent),
         }
 
     async def described(self, job: Job) -> Json:
@@ -232,7 +249,7 @@ def run_status(job: Job) -> str:
 def described_run(job: Job) -> Json:
     about = known(job)
     return {
-        "run_id": run_id(*job.key),
+        "run_id": run_id(job),
         "thread_id": job.stream_id,
         "assistant_id": about.assistant,
         "created_at": moment(job.created_at),

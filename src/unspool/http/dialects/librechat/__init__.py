@@ -7,7 +7,7 @@ that speaks this: a run is given the user's message, and all else that the clien
 from __future__ import annotations
 
 import uuid
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -17,11 +17,11 @@ from starlette.routing import BaseRoute, Route
 from unspool import projecting
 from unspool.errors import BadRequest, Gone, NotFound, UnspoolError
 from unspool.http.dialects.librechat.projection import NO_PARENT, LibreChat, user_message
-from unspool.http.dialects.values import as_number, as_object
+from unspool.http.dialects.values import as_object
 from unspool.http.door import Door, json_response
 from unspool.http.origins import guard
 from unspool.http.problem import Handler, answering, refusal_headers
-from unspool.http.requests import StartRequest
+from unspool.http.requests import StartRequest, whole
 from unspool.http.stream import ProjectedStream
 
 _NEW: Final = frozenset({None, "", "new", "null"})
@@ -106,10 +106,10 @@ class _Chat:
         except (NotFound, Gone):
             missing = {"error": "Stream not found", "message": "The generation job does not exist or has expired."}
             return json_response(missing, 404)
-        last = as_number(request.headers.get("last-event-id", ""))
-        if last is not None:
-            return await self._door.follow(job, LibreChat, last)
-        if request.query_params.get("resume") != "true":
+        position = position_of(request.headers.get("last-event-id", ""))
+        if position is not None and position.stamp == job.stamp:
+            return await self._door.follow(job, LibreChat, position.frames)
+        if position is None and request.query_params.get("resume") != "true":
             return await self._door.follow(job, LibreChat)
         standing = await projecting.project(self._door.manager.replica, job, LibreChat, terminal=False)
         projected = await projecting.attach_at(self._door.manager.replica, job, standing)
@@ -161,6 +161,21 @@ def _error_response(error: UnspoolError) -> Response:
     """The response for an error, as this client reads it: the sentence in `error` and in `message`."""
     body = {"error": error.message, "message": error.message, "code": error.code, **error.details}
     return json_response(body, error.status, refusal_headers(error.status))
+
+
+class Position(NamedTuple):
+    """A client's position: the `stamp` of its generation, and the frames of it that the client has."""
+
+    stamp: str
+    frames: int
+
+
+def position_of(given: str) -> Position | None:
+    """The position that an event's id stands for; None without one. Raises BadRequest."""
+    if not given:
+        return None
+    stamp, _, last = given.rpartition("-")
+    return Position(stamp, whole("Last-Event-ID", last, refusal=BadRequest))
 
 
 def _told(handler: Handler) -> Handler:

@@ -90,14 +90,17 @@ class LibreChat(Projection, kw_only=True):
         return [*shown, self._frame("error", failure, len(shown))] if failure is not None else shown
 
     def _frame(self, kind: str, data: Json, index: int = 0) -> bytes:
-        number = self.count + index + 1
-        return b"event: %b\ndata: %b\nid: %d\n\n" % (kind.encode(), msgspec.json.encode(data), number)
+        return self._told(kind, data, self.count + index + 1)
+
+    def _told(self, kind: str, data: Json, number: int) -> bytes:
+        encoded = msgspec.json.encode(data)
+        return b"event: %b\ndata: %b\nid: %b-%d\n\n" % (kind.encode(), encoded, self.stamp.encode(), number)
 
     @property
     def message_id(self) -> str:
         """The id of the message that is being written."""
         asked = (self.asked or {}).get("messageId")
-        return self.response_id or (f"{asked}_" if asked else f"{self.label}_")
+        return self.response_id or (f"{asked}_" if asked else f"{self.stream_id}/{self.stamp}_")
 
     # what becomes of events
 
@@ -228,8 +231,7 @@ class LibreChat(Projection, kw_only=True):
 
     def sync(self) -> bytes:
         """The frame that stands for all that came before."""
-        frame = msgspec.json.encode({"sync": True, "resumeState": self.state(), "pendingEvents": []})
-        return b"event: message\ndata: %b\nid: %d\n\n" % (frame, self.count)
+        return self._told("message", {"sync": True, "resumeState": self.state(), "pendingEvents": []}, self.count)
 
 
 def _created(told: LibreChat) -> Json:
