@@ -9,11 +9,11 @@ may only have been cut off from the ledger, and opens it again by a renewal or i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, delete, select, tuple_, update
+from sqlalchemy import Select, bindparam, delete, or_, select, update
 
 from unspool.errors import Fenced, InsufficientBalance, TooManyGenerations
 from unspool.ledger.database import Transaction
@@ -197,26 +197,33 @@ def close(tx: Transaction, generation: str, reserved: str | None = None) -> int 
     return found.remaining
 
 
-def renew(tx: Transaction, epochs: Mapping[str, int], lease: float) -> Sequence[str]:
-    """Renew the holds of these generations, each under its epoch; those that are renewed."""
-    if not epochs:
-        return []
-    mine = tuple_(hold.c.generation, hold.c.epoch).in_(list(epochs.items()))
-    statement = update(hold).where(mine, hold.c.state == OPEN).values(expires_at=tx.later(lease))
-    renewed = {row.generation for row in tx.all(statement.returning(hold.c.generation))}
-    # The others are closed, or have not heard of a take-over.
-    return [
-        generation
-        for generation, epoch in epochs.items()
-        if generation in renewed or take_over(tx, generation, epoch, lease)
-    ]
+def renew(
+    tx: Transaction, generations: Collection[str], epoch: int, lease: float, *, wait: bool = True
+) -> Sequence[str]:
+    """Renew open holds under an epoch, which fences the owners of lower ones off; the generations whose holds they are.
+
+    Without `wait`, a hold that another transaction has locked is passed over.
+    """
+    mine = select(hold.c.generation).where(
+        hold.c.generation.in_(generations), hold.c.epoch <= epoch, hold.c.state == OPEN
+    )
+    locked = mine.order_by(hold.c.generation).with_for_update(skip_locked=not wait)
+    names = [row.generation for row in tx.all(locked)]
+    if names:
+        renewed = update(hold).where(hold.c.generation.in_(names))
+        tx.run(renewed.values(epoch=epoch, expires_at=tx.later(lease)))
+    return names
 
 
 def take_over(tx: Transaction, generation: str, epoch: int, lease: float) -> bool:
-    """Fence the hold's owner off by a higher epoch; whether there is an open hold under it now."""
-    lower = update(hold).where(hold.c.generation == generation, hold.c.epoch <= epoch, hold.c.state == OPEN)
-    taken = lower.values(epoch=epoch, expires_at=tx.later(lease)).returning(hold.c.generation)
-    return tx.first(taken) is not None
+    """Fence a hold's owner off by a higher epoch; whether there is an open hold under it now."""
+    return bool(renew(tx, [generation], epoch, lease))
+
+
+def _late(tx: Transaction) -> Select[Any]:
+    """Open holds that have run out and have something to give back, or are only reserved."""
+    rest = or_(hold.c.remaining > 0, hold.c.generation.like("%/+%"))
+    return select(hold).where(hold.c.state == OPEN, hold.c.expires_at < tx.now(), rest)
 
 
 def expired(tx: Transaction, behind: str, limit: int) -> Sequence[str]:

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -37,6 +38,7 @@ _log = logging.getLogger("unspool.ledger")
 _NOTHING: Final = Usage()
 _CLOSING: Final = 5.0  # seconds that periodic work and the exporter may take to end
 _LARGEST_PAGE: Final = 1000
+_PIECE: Final = 500  # holds that are renewed in one transaction
 
 
 class Ledger:
@@ -187,10 +189,22 @@ class Ledger:
 
     async def renew(self, epochs: Mapping[GenerationKey, int]) -> set[str]:
         """Renew the holds of running generations under their owners' epochs, also those that have run out. Those that
-        were renewed, as `str(key)`: the others are closed, or another owner's by now."""
-        named = {str(key): epoch for key, epoch in epochs.items()}
-        lease = self.options.hold_lease
-        return set(await self.database.write(lambda tx: holds.renew(tx, named, lease)))
+        were renewed, as `str(key)`: the others are closed, or another owner's by now.
+
+        Any number of them, 500 in a transaction. Holds that are locked come last, so that they hold up no others.
+        """
+        left, renewed = {str(key): epoch for key, epoch in epochs.items()}, set[str]()
+        for wait in (False, True):
+            for epoch in sorted(set(left.values())):
+                names = sorted(name for name in left if left[name] == epoch)
+                for start in range(0, len(names), _PIECE):
+                    work = partial(
+                        holds.renew, generations=names[start : start + _PIECE], epoch=epoch,
+                        lease=self.options.hold_lease, wait=wait,
+                    )  # fmt: skip
+                    renewed.update(await self.database.write(work))
+            left = {name: epoch for name, epoch in left.items() if name not in renewed}
+        return renewed
 
     async def take_over(self, key: GenerationKey, epoch: int) -> bool:
         """Fence the owner off: from now on only `epoch` may start calls. Whether there is an open hold."""

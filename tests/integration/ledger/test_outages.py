@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+from sqlalchemy import event, select
 
-from tests.integration.ledger.conftest import PRICES, fresh, key, used
+from tests.integration.ledger.conftest import PRICES, calling, fresh, key, started, used
 from tests.servers import postgres
 from unspool import ANYONE, GenerationManager, Options
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.errors import StoreUnavailable
 from unspool.jobs import Status
-from unspool.ledger import Ledger, LedgerOptions
+from unspool.ledger import Ledger, LedgerOptions, holds, metered, reaper
 from unspool.producer import Generation
 from unspool.testing.contract.kit import settled
 from unspool.testing.faults import FaultyStore
@@ -175,6 +178,27 @@ async def test_a_frozen_server_answers_in_seconds_and_is_parted_from(server: pos
             server.thaw()
 
 
+@asynccontextmanager
+async def locked(url: str, rows: str) -> AsyncGenerator[asyncpg.Connection]:
+    """Another session holds these rows while this is entered."""
+    holder = await asyncpg.connect(url)
+    try:
+        async with holder.transaction():
+            await holder.execute(f"SELECT * FROM {rows} FOR NO KEY UPDATE")
+            yield holder
+    finally:
+        await holder.close()
+
+
+async def blocked(holder: asyncpg.Connection, number: int) -> None:
+    """Wait until so many transactions of the database wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(PATIENCE):
+        while (await holder.fetchval(waiting) or 0) < number:
+            await asyncio.sleep(0.01)
+            await holder.execute("SELECT pg_stat_clear_snapshot()")  # it is one for a whole transaction
+
+
 async def test_a_row_that_is_locked_is_no_outage(server: postgres.PostgresServer) -> None:
     """Another process holds an account's row: who needs that one is refused in time, and the others go on."""
     async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
@@ -191,3 +215,14 @@ async def test_a_row_that_is_locked_is_no_outage(server: postgres.PostgresServer
         await holder.close()
         await ledger.grant("team", 5, id="again")
         assert (await ledger.balance("team")).posted == 10
+
+
+async def test_a_hold_that_is_locked_holds_up_no_other_renewal(server: postgres.PostgresServer) -> None:
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
+        generations = [key(number) for number in range(1, 4)]
+        before = {str(one): (await ledger.admit(one, "team")).expires_at for one in generations}
+        async with locked(url, "hold WHERE generation = 'conv/1'"):
+            with pytest.raises(StoreUnavailable):
+                await ledger.within(2.0).renew(dict.fromkeys(generations, 1))
+        after = await ledger.database.read(lambda tx: tx.all(select(holds.hold)))
+        assert {row.generation for row in after if row.expires_at > before[row.generation]} == {"conv/2", "conv/3"}
