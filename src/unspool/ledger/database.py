@@ -19,16 +19,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Executable, Insert, Interval, Table, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Executable, Insert, Interval, Table, false, func, literal, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import ArgumentError
 
 from unspool.errors import ConfigurationError, StoreUnavailable
-from unspool.ledger.engines import TRY, Postgres, Sqlite, contended, passing
+from unspool.ledger.engines import TRY, Postgres, Sqlite, contended, passing, refusing
 from unspool.ledger.owned import OwnedTasks
-from unspool.ledger.tables import Instant
+from unspool.ledger.tables import Instant, account
 
 _log = logging.getLogger("unspool.ledger")
 T = TypeVar("T")
@@ -36,6 +35,7 @@ T = TypeVar("T")
 _LONG: Final = 600.0  # seconds for a try of what looks at whole tables
 _ANSWER: Final = 3.0  # seconds for what only reads: a caller waits for it
 _LEAST: Final = 1.0  # seconds for a try, however little patience is left
+_WRITE_NOTHING: Final = update(account).values(floor=account.c.floor).where(false())
 _PAUSES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds between two tries; the last is repeated
 
 
@@ -162,7 +162,7 @@ class Database:
     async def ping(self) -> None:
         """Make sure that the database takes writes. Raises StoreUnavailable, and what is not foreseen."""
         try:
-            await self.write(lambda tx: tx.first(select(1)))
+            await self.write(lambda tx: tx.run(_WRITE_NOTHING))
         except Exception as error:
             self.health.failed(False, error)
             raise
@@ -171,6 +171,7 @@ class Database:
         if self._engine.closed:
             raise StoreUnavailable("the ledger is closed")
         until = time.monotonic() + self._patience[reads]
+        last = until - self._patience[reads] / 8  # a try that began later could not wait for a lock
         tries = 0
         while True:
             seconds = max(self._least, min(self._most, until - time.monotonic()))
@@ -180,13 +181,14 @@ class Database:
                     found = await self._engine.run(
                         lambda connection: work(Transaction(connection, self._clock)), reads, seconds
                     )
-            except (DBAPIError, OSError, PoolTimeout) as error:
-                if not passing(error):
-                    if isinstance(error, OperationalError):
-                        raise self._unavailable(f"refuses: {error.orig}", error, reads) from error
+            except Exception as error:
+                if passing(error):
+                    if time.monotonic() + pause >= last:
+                        raise self._unavailable("cannot be reached", error, reads) from error
+                elif refusing(error):
+                    raise self._unavailable(f"refuses: {getattr(error, 'orig', error)}", error, reads) from error
+                else:
                     raise
-                if time.monotonic() + pause >= until:
-                    raise self._unavailable("cannot be reached", error, reads) from error
             else:
                 self.health.answered(reads)
                 return found

@@ -11,9 +11,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -29,14 +30,11 @@ TRY: Final = 5.0
 _POOL: Final = 10
 _CLOSING: Final = 1.0  # seconds that SQLite's thread may take to close its file
 _BUSY_MS: Final = 250  # that the one thread waits for a locked file; the transaction is tried again after that
-_PASSING: Final = (
-    "08",
-    "25P03",
-    "40",
-    "53",
-    "55P03",
-    "57",
-)  # connection lost, too late, rolled back, full, locked, going
+_GONE: Final = ("25006", "28", "3D", "42501", "53", "57P")
+"""SQLSTATEs of a server that does not serve: read-only, login, database or right refused, full, going down."""
+_PASSING: Final = ("08", "25006", "25P03", "40", "53", "55P03", "57")
+"""SQLSTATEs after which the same transaction may succeed: the connection was lost, the server takes no writes for now,
+the transaction was too slow, was rolled back, or met a lock."""
 _CONTENDED: Final = ("40", "55P03")  # another transaction is in the way; the database itself is well
 _BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED
 
@@ -105,6 +103,7 @@ class Postgres:
         self._doubted = 0.0  # connections that are older may lead nowhere
         event.listen(self._engine.sync_engine, "connect", self._prepare)
         event.listen(self._engine.sync_engine, "checkout", self._refuse_doubted)
+        event.listen(self._engine.sync_engine, "handle_error", self._part_from_gone)
 
     async def run(self, work: Callable[[Connection], T], reads: bool, seconds: float) -> T:
         """Run `work` in a transaction. Raises what it raises. When it is cancelled, its connection is cut off."""
@@ -145,6 +144,12 @@ class Postgres:
         if record.info["born"] < self._doubted:
             raise DisconnectionError
 
+    @staticmethod
+    def _part_from_gone(context: ExceptionContext) -> None:
+        # The next try connects again: to the server that has taken over, say.
+        if _state(context.original_exception).startswith(_GONE):
+            context.is_disconnect = True
+
 
 class _DaemonThread(Executor):
     """One thread that works in order. A daemon, so that a process can end while its thread hangs in a system call; that
@@ -181,15 +186,27 @@ def _fulfil(future: Future[T], call: Callable[[], T]) -> None:
 
 def passing(error: Exception) -> bool:
     """Whether the same transaction may well succeed when it is tried again."""
-    if not isinstance(error, DBAPIError):
-        return True
-    code = getattr(error.orig, "sqlstate", None)
-    if code:
-        return str(code).startswith(_PASSING)
-    return error.connection_invalidated or getattr(error.orig, "sqlite_errorcode", None) in _BUSY
+    if state := _state(error):
+        return state.startswith(_PASSING)
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or getattr(error.orig, "sqlite_errorcode", None) in _BUSY
+    return isinstance(error, (OSError, PoolTimeout))
+
+
+def refusing(error: Exception) -> bool:
+    """Whether the database serves no transaction of ours, and will not for now."""
+    return _state(error).startswith(_GONE) or isinstance(error, OperationalError)
 
 
 def contended(error: Exception) -> bool:
     """Whether only another transaction is in the way."""
-    code = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return bool(code) and str(code).startswith(_CONTENDED)
+    return _state(error).startswith(_CONTENDED)
+
+
+def _state(error: BaseException) -> str:
+    """The SQLSTATE of an error, of the driver's own, too; empty where it has none."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
+def _ms(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))  # 0 would be for ever

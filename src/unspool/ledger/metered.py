@@ -23,8 +23,8 @@ from unspool.ledger.rules import Source
 from unspool.ledger.usage import Usage
 
 _log = logging.getLogger("unspool.ledger")
-_AGAIN: Final = 1.0  # seconds before a settlement is tried again whose database is away
-_FAILURES: Final = 60  # times that a settlement is tried again which fails for a reason that is not foreseen
+_AGAIN: Final = 1.0  # seconds before a settlement that failed is tried again; doubled with each failure
+_SLOWEST: Final = 15.0
 _CUT: Final = 1.0  # seconds that a cancelled block waits for its settlement: a Stop waits for the block
 T = TypeVar("T")
 
@@ -149,28 +149,28 @@ class MeteredCall:
             _log.exception("call %s could not be settled; its usage: %s", self.call_id, self._meter.usage)
 
     async def _settle(self, usage: Usage | None, source: Source) -> Charge:
-        failures = 0
+        return await self._insist(lambda: self._desk.settle(self.call_id, usage, source))
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Try again until the database takes it, or the ledger is closed. Raises what the ledger refuses."""
+        pause = _AGAIN
         while True:
             try:
-                return await self._desk.settle(self.call_id, usage, source)
-            except StoreUnavailable as error:
-                if self._desk.tasks.closed:
-                    _log.error("call %s is left unsettled; its usage: %s", self.call_id, usage)
+                return await work()
+            except Exception as error:
+                if isinstance(error, UnspoolError) and not isinstance(error, StoreUnavailable):
                     raise
-                if failures == 0:
-                    _log.warning("call %s waits for the database: %s", self.call_id, error)
-            except UnspoolError:
-                raise
-            except Exception:
-                if failures == _FAILURES or self._desk.tasks.closed:
+                if self._desk.tasks.closing.is_set():
+                    _log.error("call %s is left unsettled; its usage: %s", self.call_id, self._meter.usage)
                     raise
-                if failures == 0:
-                    _log.exception("call %s could not be settled, and is tried again", self.call_id)
+                if pause == _AGAIN:
+                    unforeseen = not isinstance(error, StoreUnavailable)
+                    _log.warning("call %s waits for the database: %s", self.call_id, error, exc_info=unforeseen)
             except asyncio.CancelledError:
-                _log.error("call %s is left unsettled; its usage: %s", self.call_id, usage)
+                _log.error("call %s is left unsettled; its usage: %s", self.call_id, self._meter.usage)
                 raise
-            failures += 1
-            await asyncio.sleep(_AGAIN)
+            await self._desk.tasks.rest(pause)
+            pause = min(2 * pause, _SLOWEST)
 
     async def _outcome(self, cut: bool) -> tuple[Usage | None, Source]:
         """What to report of the call as it stands."""

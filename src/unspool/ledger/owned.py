@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 _log = logging.getLogger("unspool.ledger")
@@ -15,7 +16,7 @@ class OwnedTasks:
     """The tasks of a ledger. A caller that is cancelled stops waiting; its work goes on."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -34,9 +35,15 @@ class OwnedTasks:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def rest(self, seconds: float) -> None:
+        """Sleep, but not beyond the beginning of `drain`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.closing.wait()
+
     async def drain(self, deadline: float) -> int:
         """Wait until all is done, for `deadline` seconds at most; what is left then is cancelled. How many were."""
-        self.closed = True
+        self.closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=deadline)
         left = set(self._tasks)

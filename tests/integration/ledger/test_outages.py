@@ -226,3 +226,52 @@ async def test_a_hold_that_is_locked_holds_up_no_other_renewal(server: postgres.
                 await ledger.within(2.0).renew(dict.fromkeys(generations, 1))
         after = await ledger.database.read(lambda tx: tx.all(select(holds.hold)))
         assert {row.generation for row in after if row.expires_at > before[row.generation]} == {"conv/2", "conv/3"}
+
+
+REFUSALS = {
+    "read-only": ("ALTER DATABASE {0} SET {1} = on", "ALTER DATABASE {0} SET {1} = off"),
+    "no login": ("ALTER ROLE {0} NOLOGIN", "ALTER ROLE {0} LOGIN"),
+    "no place": ("ALTER ROLE {0} CONNECTION LIMIT 0", "ALTER ROLE {0} CONNECTION LIMIT -1"),
+    "no right": ("REVOKE UPDATE ON account FROM {0}", "GRANT UPDATE ON account TO {0}"),
+}
+"""How a server begins to refuse a role, and how it ends: of a database and a role of one name."""
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_server_that_refuses_is_away_until_it_serves_again(
+    server: postgres.PostgresServer, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller is told by name, health says so, and a call that was used meanwhile is charged when it is over."""
+    monkeypatch.setattr(metered, "_AGAIN", 0.05)
+    options = LedgerOptions(sweep=3600.0, settle_wait=0.0)
+    async with fresh(server.url()) as url:
+        name = url.rpartition("/")[2]
+        admin = await asyncpg.connect(url)
+        await admin.execute(f"CREATE ROLE {name} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+        begin, end = (text.format(name, "default_transaction_read_only") for text in REFUSALS[refusal])
+        named = url.replace("postgres@", f"{name}@")
+        async with Ledger.from_url(named, options=options, pricer=PRICES) as ledger:
+            await ledger.admit(key(), "team")
+            async with calling(ledger, key()) as call:
+                call.observe({"choices": [], "usage": used(100, 10)})
+                await admin.execute(begin)
+                await admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")
+                with pytest.raises(StoreUnavailable, match="ledger"):
+                    await ledger.within(1.0).grant("team", 5, id="g")
+                with pytest.raises(StoreUnavailable, match="ledger"):
+                    await ledger.within(1.0).ping()
+                assert ledger.database.health.away
+            await admin.execute(end)
+            async with asyncio.timeout(PATIENCE):
+                while call.charge is None:
+                    await asyncio.sleep(0.01)
+            assert (await ledger.balance("team")).posted == -COST
+            assert not ledger.database.health.away
+        await admin.close()
+
+
+async def test_a_database_that_is_not_on_the_server_is_away(server: postgres.PostgresServer) -> None:
+    ledger = Ledger.from_url(server.url("nowhere"))
+    with pytest.raises(StoreUnavailable, match=r"ledger.*nowhere"):
+        await ledger.open()
+    await ledger.close()
