@@ -27,6 +27,7 @@ T = TypeVar("T")
 TRY: Final = 5.0
 """Seconds that one try of a transaction may take, where its caller has not set a bound of its own."""
 
+_BOUNDS: Final = text("SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :all, true)")
 _POOL: Final = 10
 _CLOSING: Final = 1.0  # seconds that SQLite's thread may take to close its file
 _BUSY_MS: Final = 250  # that the one thread waits for a locked file; the transaction is tried again after that
@@ -109,8 +110,8 @@ class Postgres:
         """Run `work` in a transaction. Raises what it raises. When it is cancelled, its connection is cut off."""
         try:
             async with (self._reader if reads else self._engine).begin() as connection:
-                if seconds > TRY:
-                    await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
+                if seconds > TRY or (seconds < TRY and not reads):
+                    await connection.execute(_BOUNDS, {"lock": _ms(seconds / 2), "all": _ms(max(seconds, TRY))})
                 return await connection.run_sync(work)
         except asyncio.CancelledError:
             self._doubted = time.monotonic()
@@ -125,8 +126,9 @@ class Postgres:
     @staticmethod
     def _prepare(connection: Any, record: Any) -> None:
         # On the server, too: a client that was cut off, or is frozen, must not hold locks that others wait for.
-        bounds = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-        settings = "; ".join(f"SET {name} = {round(TRY * 1000)}" for name in bounds)
+        # A lock is waited for half as long as the client waits, which then hears of the lock.
+        bounds = {"statement_timeout": TRY, "lock_timeout": TRY / 2, "idle_in_transaction_session_timeout": TRY}
+        settings = "; ".join(f"SET {name} = {_ms(seconds)}" for name, seconds in bounds.items())
 
         async def prepare(driver: Any) -> None:
             try:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("unspool.ledger")
 _BATCH: Final = 100  # rows that a sweep looks at in one transaction
 _PING: Final = 3.0  # seconds
+_ITEM: Final = 5.0  # seconds for each transaction of an item
 _RECALL: Final = 30.0  # seconds that the application may take to remember a call
 
 Recall = Callable[[CallRecord], Awaitable[Usage | None]]
@@ -55,6 +56,7 @@ async def sweep_for_ever(ledger: Ledger, rng: random.Random) -> None:
 async def sweep(ledger: Ledger) -> int:
     """Give back what expired holds have, then settle the calls that were left open; how many calls."""
     now, after, oldest = ledger.now(), ledger.options.stale_after, ledger.options.oldest_call
+    ledger = ledger.within(_ITEM)
     await _each(ledger, lambda tx, behind: holds.expired(tx, behind, _BATCH), _lapse)
     return await _each(ledger, lambda tx, behind: stale(tx, now, after, oldest, behind, _BATCH), _settle)
 
@@ -80,10 +82,10 @@ async def _alone(ledger: Ledger, name: str, work: Work) -> bool:
     """Do `work` for one item, whose failure is its own unless the database is away. Raises StoreUnavailable."""
     try:
         done = await work(ledger, name)
-    except Exception as error:  # of the application's own `recall` or pricer, or of rows that make no sense
-        if ledger.database.health.away:
-            raise
+    except Exception as error:  # noqa: BLE001  (an application's `recall` or pricer, a locked row, rows without sense)
         ledger.setbacks.failed(name, error)
+        if ledger.database.health.away:
+            await ledger.within(_PING).ping()  # this one item may have been too slow
         return False
     ledger.setbacks.done(name)
     return done

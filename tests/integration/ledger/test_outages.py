@@ -204,17 +204,31 @@ async def test_a_row_that_is_locked_is_no_outage(server: postgres.PostgresServer
     async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
         for name in ("team", "other"):
             await ledger.grant(name, 5, id=name)
-        import asyncpg
-
-        holder = await asyncpg.connect(url)
-        async with holder.transaction():
-            await holder.execute("SELECT * FROM account WHERE account_id = 'team' FOR UPDATE")
+        async with locked(url, "account WHERE account_id = 'team'"):
             with pytest.raises(StoreUnavailable):
-                await ledger.within(0.3).grant("team", 5, id="again")
+                await ledger.within(2.0).grant("team", 5, id="again")
+            assert not ledger.database.health.away
             await ledger.grant("other", 5, id="again-other")
-        await holder.close()
         await ledger.grant("team", 5, id="again")
         assert (await ledger.balance("team")).posted == 10
+
+
+async def test_a_call_that_is_locked_holds_up_no_other_settlement(
+    server: postgres.PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep comes to the others at once, and to the locked one after its pause."""
+    monkeypatch.setattr(reaper, "_ITEM", 2.0)
+    options = LedgerOptions(sweep=3600.0, stale_after=0.0)
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=options, pricer=PRICES) as ledger:
+        for number in range(1, 5):
+            await ledger.admit(key(number), "team")
+            await started(ledger, key(number), input_tokens=100)
+            await ledger.close_hold(key(number))
+        async with locked(url, "model_call WHERE generation = 'conv/1'"):
+            assert await ledger.sweep() == 3
+            assert list(ledger.setbacks.items) == ["conv/1/main/0/1"]
+            assert not ledger.database.health.away
+        assert await ledger.reap(key(1)) == 1
 
 
 async def test_a_hold_that_is_locked_holds_up_no_other_renewal(server: postgres.PostgresServer) -> None:

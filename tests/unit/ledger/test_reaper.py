@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
-from unspool.errors import Gone
+import pytest
+from sqlalchemy import select
+
+from unspool.errors import Gone, StoreUnavailable
 from unspool.jobs import GenerationKey
 from unspool.ledger import CallRecord, Ledger, LedgerOptions, Prices, Rates, Usage
+from unspool.ledger.tables import hold
 
 PRICES = Prices({"test/*": Rates(input=Decimal(1), output=Decimal(2))})
 COST = 1_000 * 100 + 2_000 * 10
@@ -44,3 +49,23 @@ async def test_one_call_that_cannot_be_settled_holds_up_no_other() -> None:
         now[0] += 3600
         assert await ledger.sweep() == 249
         assert ledger.statistics()["setbacks"] == 0
+
+
+async def test_one_call_that_is_too_slow_is_no_outage() -> None:
+    """Its time-out makes the database seem away; that answers, so the sweep goes on, and the call has its pause."""
+
+    async def recall(call: CallRecord) -> Usage | None:
+        if call.call_id.startswith("a"):
+            ledger.database.health.failed(False, TimeoutError())
+            raise StoreUnavailable("too slow")
+        return Usage(input_tokens=100, output_tokens=10)
+
+    ledger = Ledger("sqlite://", pricer=PRICES, recall=recall, options=LedgerOptions(sweep=3600.0, stale_after=0.0))
+    async with ledger:
+        for stream in "abc":
+            await ledger.admit(GenerationKey(stream, 1), "team")
+            await ledger.call(GenerationKey(stream, 1), provider="test", model="m").__aenter__()
+            await ledger.close_hold(GenerationKey(stream, 1))
+        assert await ledger.sweep() == 2
+        assert list(ledger.setbacks.items) == ["a/1/main/0/1"]
+        assert not ledger.database.health.away
