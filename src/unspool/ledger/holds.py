@@ -4,7 +4,12 @@ Money is set aside before there is a generation, since a start that is refused m
 then bears a reserved name, `stream/+token`, and is given the generation's once that has a number.
 
 A hold whose lease has run out gives back what it has and stays open, for the ledger does not know who lives: its owner
-may only have been cut off from the ledger, and opens it again by a renewal or its next call.
+may only have been cut off from the ledger, and opens it again by a renewal or its next call. One that is only reserved
+is deleted.
+
+Rows are locked in one order, here and wherever the ledger writes: call, hold, stream, account. The one exception is the
+start of a call, which locks its hold before it inserts the call. A transaction that locks several holds takes them in
+the order of their names.
 """
 
 from __future__ import annotations
@@ -154,8 +159,8 @@ def admit(
     }  # fmt: skip
     new = tx.insert_new(hold, values)
     if new:
-        _set_aside(tx, whose, amount)
         _note(tx, generation)
+        _set_aside(tx, whose, amount)
     found = hold_of(tx.first(LOCK_HOLD, {"whose": generation}))
     if found.state != OPEN or found.account != whose:
         raise Fenced(f"the hold of {generation} is closed, or another account's")

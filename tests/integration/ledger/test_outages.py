@@ -242,6 +242,29 @@ async def test_a_hold_that_is_locked_holds_up_no_other_renewal(server: postgres.
         assert {row.generation for row in after if row.expires_at > before[row.generation]} == {"conv/2", "conv/3"}
 
 
+async def test_an_end_and_an_admission_on_one_stream_never_deadlock(server: postgres.PostgresServer) -> None:
+    """Both need the stream and the account. They meet at the stream, which another session has locked."""
+    options = LedgerOptions(sweep=3600.0, hold=5)
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=options) as ledger:
+        await ledger.grant("team", 100, id="g")
+        await ledger.admit(key(1), "team")
+        await ledger.reserve("conv", "token", "team")
+        errors = list[str]()
+        event.listen(
+            ledger.database._engine._engine.sync_engine,  # pyright: ignore[reportAttributeAccessIssue]
+            "handle_error",
+            lambda context: errors.append(getattr(context.original_exception, "sqlstate", "")),
+        )
+        async with locked(url, "stream WHERE stream_id = 'conv'") as holder:
+            end = asyncio.create_task(ledger.close_hold(key(2), token="token"))
+            await blocked(holder, 1)
+            admission = asyncio.create_task(ledger.admit(key(3), "team"))
+            await blocked(holder, 2)
+        await asyncio.gather(admission, end)
+        assert "40P01" not in errors
+        assert (await ledger.balance("team")).held == 10
+
+
 REFUSALS = {
     "read-only": ("ALTER DATABASE {0} SET {1} = on", "ALTER DATABASE {0} SET {1} = off"),
     "no login": ("ALTER ROLE {0} NOLOGIN", "ALTER ROLE {0} LOGIN"),
