@@ -112,10 +112,15 @@ def start(tx: Transaction, call: CallStart, lease: float) -> None:
             take_over(tx, call.generation, call.epoch, lease)
         top_up(tx, hold_of(found), call.hold)
         return
-    there = tx.first(_CALL, {"wanted": call.call_id})
-    if there is not None and there.context.get("token") == call.token and there.state == "started":
-        return  # this very start, whose commit was not answered
+    if is_open(tx, call):
+        return  # by this very start, whose commit was not answered
     raise CallStarted(f"the call {call.call_id} was started before; a retry is a new attempt", call_id=call.call_id)
+
+
+def is_open(tx: Transaction, call: CallStart) -> bool:
+    """Whether this very start has written its intent, and the call is not settled yet."""
+    found = tx.first(_CALL, {"wanted": call.call_id})
+    return found is not None and found.state == "started" and found.context.get("token") == call.token
 
 
 def settle(

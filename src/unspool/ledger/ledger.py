@@ -80,7 +80,7 @@ class Ledger:
         self._workers: list[asyncio.Task[None]] = []
         self.setbacks = Setbacks(self._clock, self._rng)
         """What the sweep could not settle, by the names of calls and generations."""
-        self._desk = Desk(self._start, self._settle, self.report, self._tasks, self.options, counter)
+        self._desk = Desk(self._start, self._withdraw, self._settle, self.report, self._tasks, self.options, counter)
 
     @classmethod
     def from_url(cls, url: str, **settings: Any) -> Self:
@@ -379,6 +379,12 @@ class Ledger:
     async def _start(self, intent: CallStart) -> None:
         self._pricer.price(_NOTHING, provider=intent.provider, model=intent.model, at=intent.started_at)
         await self.database.write(lambda tx: calls.start(tx, intent, self.options.hold_lease))
+
+    async def _withdraw(self, intent: CallStart) -> None:
+        # Its start may still be committing: it has locked the hold until then.
+        await self.database.write(lambda tx: tx.first(holds.LOCK_HOLD, {"whose": intent.generation}))
+        if await self.database.write(lambda tx: calls.is_open(tx, intent)):
+            await self.void(intent.call_id)
 
     async def _settle(self, call_id: str, usage: Usage | None, source: Source) -> Charge:
         pricer, now, target = self._pricer, self._clock(), self.options.target

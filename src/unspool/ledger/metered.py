@@ -11,7 +11,14 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
-from unspool.errors import InvalidArgument, StoreUnavailable, UnspoolError
+from unspool.errors import (
+    CallStarted,
+    InsufficientBalance,
+    InvalidArgument,
+    StoreUnavailable,
+    UnknownPrice,
+    UnspoolError,
+)
 from unspool.events import Event
 from unspool.ledger.calls import CallStart, Charge
 from unspool.ledger.drain import Pump
@@ -34,6 +41,7 @@ class Desk:
     """What a metered call needs of its ledger."""
 
     start: Callable[[CallStart], Awaitable[None]]
+    withdraw: Callable[[CallStart], Awaitable[None]]
     settle: Callable[[str, Usage | None, Source], Awaitable[Charge]]
     report: Callable[[UnspoolError], None]
     tasks: OwnedTasks
@@ -124,7 +132,20 @@ class MeteredCall:
         await asyncio.wait({finishing}, timeout=patience)
 
     async def _start(self) -> None:
-        await self._desk.start(self._intent)
+        try:
+            await self._desk.start(self._intent)
+        except (CallStarted, InsufficientBalance, UnknownPrice):
+            raise  # nothing was written
+        except Exception:  # its commit may not have been answered
+            self._desk.tasks.spawn(self._withdraw())
+            raise
+
+    async def _withdraw(self) -> None:
+        """Void the intent, if it was written: the caller was refused and sends nothing."""
+        try:
+            await self._insist(lambda: self._desk.withdraw(self._intent))
+        except Exception as error:  # noqa: BLE001  (logged; the reaper settles what is left open)
+            _log.debug("call %s could not be withdrawn: %r", self.call_id, error)
 
     async def _take_back(self, starting: asyncio.Task[None]) -> None:
         """Whoever wanted to call was cancelled while the intent was being written: nothing has left."""

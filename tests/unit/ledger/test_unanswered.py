@@ -61,6 +61,35 @@ async def idle(ledger: Ledger) -> None:
     await eventually(look)
 
 
+async def test_a_call_that_was_refused_is_not_charged() -> None:
+    """Its intent was committed unheard: the caller was told that nothing may be sent, and has sent nothing."""
+    async with world() as (ledger, trouble):
+        trouble.unanswered = True
+        with pytest.raises(StoreUnavailable):
+            await calling(ledger).__aenter__()
+        assert trouble.mode == AWAY
+        trouble.mode = None
+        await idle(ledger)
+        await ledger.close_hold(KEY)
+        assert await ledger.sweep() == 0
+        assert [call.source for call in (await ledger.usage(KEY)).calls] == ["void"]
+        assert (await ledger.balance("team")).posted == 0
+
+
+async def test_a_refused_call_that_is_made_again_is_charged() -> None:
+    """The refused one had written nothing; withdrawing it leaves its successor of the same id alone."""
+    async with world() as (ledger, trouble):
+        trouble.mode = AWAY
+        with pytest.raises(StoreUnavailable):
+            await calling(ledger).__aenter__()
+        trouble.mode = None
+        async with calling(ledger) as call:
+            await ledger._withdraw(calling(ledger)._intent)
+            call.observe(USED)
+        await idle(ledger)
+        assert (await ledger.balance("team")).posted == -COST
+
+
 async def test_a_settlement_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the database fails, and with what: the provider's figures are known, and are charged."""
     monkeypatch.setattr(metered, "_AGAIN", 0.0)
