@@ -232,20 +232,19 @@ def _late(tx: Transaction) -> Select[Any]:
 
 
 def expired(tx: Transaction, behind: str, limit: int) -> Sequence[str]:
-    """Generations whose holds have run out with something in them, in their order, behind one of them."""
-    late = select(hold.c.generation).where(hold.c.state == OPEN, hold.c.expires_at < tx.now(), hold.c.remaining > 0)
-    page = late.where(hold.c.generation > behind).order_by(hold.c.generation).limit(limit)
+    """The generations of holds for `lapse`, in order, behind one of them."""
+    page = _late(tx).where(hold.c.generation > behind).order_by(hold.c.generation).limit(limit)
     return [row.generation for row in tx.all(page)]
 
 
 def lapse(tx: Transaction, generation: str) -> bool:
-    """Give back what a hold has, if it is still expired now that it is locked. It stays open."""
-    late = select(hold).where(
-        hold.c.generation == generation, hold.c.state == OPEN, hold.c.expires_at < tx.now(), hold.c.remaining > 0
-    )
-    found = tx.first(late.with_for_update())
+    """Give back what a hold has, if it is still expired now that it is locked. It stays open, or is deleted where it
+    is only reserved."""
+    found = tx.first(_late(tx).where(hold.c.generation == generation).with_for_update())
     if found is None:
         return False
-    tx.run(_EMPTY, {"whose": generation})
-    tx.run(_GIVE_BACK, {"whose": found.account_id, "rest": found.remaining})
+    _, number = numbered(generation)
+    tx.run(_EMPTY if number else _REMOVE, {"whose": generation})
+    if found.remaining:
+        tx.run(_GIVE_BACK, {"whose": found.account_id, "rest": found.remaining})
     return True

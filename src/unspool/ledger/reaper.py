@@ -57,8 +57,14 @@ async def sweep(ledger: Ledger) -> int:
     """Give back what expired holds have, then settle the calls that were left open; how many calls."""
     now, after, oldest = ledger.now(), ledger.options.stale_after, ledger.options.oldest_call
     ledger = ledger.within(_ITEM)
-    await _each(ledger, lambda tx, behind: holds.expired(tx, behind, _BATCH), _lapse)
-    return await _each(ledger, lambda tx, behind: stale(tx, now, after, oldest, behind, _BATCH), _settle)
+    settled_elsewhere = set(ledger.setbacks.items)
+    await _each(ledger, lambda tx, behind: holds.expired(tx, behind, _BATCH), _lapse, settled_elsewhere)
+    settled = await _each(
+        ledger, lambda tx, behind: stale(tx, now, after, oldest, behind, _BATCH), _settle, settled_elsewhere
+    )
+    for name in settled_elsewhere:
+        ledger.setbacks.done(name)
+    return settled
 
 
 async def reap(ledger: Ledger, key: GenerationKey) -> int:
@@ -67,10 +73,16 @@ async def reap(ledger: Ledger, key: GenerationKey) -> int:
     return sum([await _alone(ledger, call_id, _settle) for call_id in found])
 
 
-async def _each(ledger: Ledger, page: Callable[[Transaction, str], Sequence[str]], work: Work) -> int:
-    """Do `work` for every name, page by page, but for those whose time has not come; how often it did something."""
+async def _each(
+    ledger: Ledger, page: Callable[[Transaction, str], Sequence[str]], work: Work, unlisted: set[str]
+) -> int:
+    """Do `work` for every name, page by page, but for those whose time has not come; how often it did something.
+
+    Names that are listed are removed from `unlisted`.
+    """
     done, behind = 0, ""
     while names := await ledger.database.read(lambda tx, behind=behind: page(tx, behind)):
+        unlisted.difference_update(names)
         for name in names:
             if not ledger.setbacks.waiting(name):
                 done += await _alone(ledger, name, work)

@@ -69,3 +69,36 @@ async def test_one_call_that_is_too_slow_is_no_outage() -> None:
         assert await ledger.sweep() == 2
         assert list(ledger.setbacks.items) == ["a/1/main/0/1"]
         assert not ledger.database.health.away
+
+
+async def test_a_call_that_another_replica_settled_is_no_setback_any_more(tmp_path: Any) -> None:
+    async def recall(_: CallRecord) -> Usage | None:
+        raise Gone
+
+    options, url = LedgerOptions(sweep=3600.0, stale_after=0.0), f"sqlite:///{tmp_path}/ledger.db"
+    async with Ledger(url, recall=recall, options=options) as ledger, Ledger(url, options=options) as other:
+        key = GenerationKey("s", 1)
+        await ledger.admit(key, "team")
+        await ledger.call(key, provider="test", model="m").__aenter__()
+        await ledger.close_hold(key)
+        await ledger.sweep()
+        assert ledger.statistics()["setbacks"] == 1
+        await other.sweep()
+        await ledger.sweep()
+        assert ledger.statistics()["setbacks"] == 0
+
+
+@pytest.mark.parametrize("held", [0, 5])
+async def test_a_reserved_hold_whose_start_has_died_is_deleted(held: int) -> None:
+    """Also one that holds nothing; that of a generation stays."""
+    now = [1_000_000.0]
+    options = LedgerOptions(sweep=3600.0, hold=held)
+    async with Ledger("sqlite://", clock=lambda: now[0], options=options) as ledger:
+        await ledger.grant("team", 10, id="g")
+        await ledger.admit(GenerationKey("s", 1), "team")
+        await ledger.reserve("s", "token", "team")
+        now[0] += 3600
+        await ledger.sweep()
+        rows = await ledger.database.read(lambda tx: tx.all(select(hold.c.generation, hold.c.state)))
+        assert [tuple(row) for row in rows] == [("s/1", "open")]
+        assert (await ledger.balance("team")).held == 0
