@@ -35,7 +35,7 @@ _SETTLE: Final = (
 _SPEND: Final = (
     update(hold).where(hold.c.generation == bindparam("whose")).values(remaining=hold.c.remaining - bindparam("spent"))
 )
-_GIVEN: Final = ("call_id", "generation", "agent", "step", "attempt", "provider", "model", "started_at")
+_GIVEN: Final = ("call_id", "generation", "agent", "step", "attempt", "provider", "model")
 
 
 class CallStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,6 @@ class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str
     epoch: int
-    started_at: float
     token: str
     reserved: str | None = None
     hold: int = 0
@@ -97,18 +96,19 @@ def start(tx: Transaction, call: CallStart, lease: float) -> None:
     """
     # The hold comes first here: a call that is being made can only be waited for by another start of the same call,
     # which wants the same hold first. Everywhere else the order is call, hold, account.
-    found = tx.first(LOCK_HOLD, {"whose": call.generation})
+    lock = LOCK_HOLD.add_columns((hold.c.expires_at < tx.now()).label("late"))
+    found = tx.first(lock, {"whose": call.generation})
     if found is None and call.account is not None:
         admit(tx, call.generation, call.account, call.hold, call.epoch, lease, call.reserved)
-        found = tx.first(LOCK_HOLD, {"whose": call.generation})
+        found = tx.first(lock, {"whose": call.generation})
     if found is None or found.state != OPEN or found.epoch > call.epoch:
         raise Fenced(f"{call.generation} has no open hold under epoch {call.epoch}; the call must not be sent")
     ceiling = max(found.remaining, call.hold)  # what an estimate may come to
     context = {"token": call.token, "input_tokens": call.input_tokens, "ceiling": ceiling or None}
     row = {name: getattr(call, name) for name in _GIVEN}
-    if tx.insert_new(model_call, row | {"account_id": found.account_id, "state": "started", "context": context}):
-        # By this process's clock; where that is slow, the next renewal does it.
-        if found.epoch < call.epoch or found.expires_at < call.started_at:
+    row |= {"account_id": found.account_id, "state": "started", "context": context, "started_at": tx.now()}
+    if tx.insert_new(model_call, row):
+        if found.epoch < call.epoch or found.late:
             take_over(tx, call.generation, call.epoch, lease)
         top_up(tx, hold_of(found), call.hold)
         return

@@ -108,13 +108,15 @@ class Postgres:
 
     async def run(self, work: Callable[[Connection], T], reads: bool, seconds: float) -> T:
         """Run `work` in a transaction. Raises what it raises. When it is cancelled, its connection is cut off."""
+        connection = None
         try:
             async with (self._reader if reads else self._engine).begin() as connection:
                 if seconds > TRY or (seconds < TRY and not reads):
                     await connection.execute(_BOUNDS, {"lock": _ms(seconds / 2), "all": _ms(max(seconds, TRY))})
                 return await connection.run_sync(work)
         except asyncio.CancelledError:
-            self._doubted = time.monotonic()
+            if connection is not None:  # it was not only waiting for one
+                self._doubted = time.monotonic()
             raise
         except self._broken as error:  # the server has ended the connection, and the driver is about to see it
             raise ConnectionResetError from error

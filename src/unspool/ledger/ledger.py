@@ -75,7 +75,7 @@ class Ledger:
         self._rng = rng or random.Random()
         self.database = Database(url, self._tasks, clock=clock, patience=self.options.patience, rng=self._rng)
         self._pricer = pricer or Prices()
-        self.report = report or _log_report
+        self._report = report or _log_report
         self._delivery = None if exporter is None else self.delivery(exporter)
         self._workers: list[asyncio.Task[None]] = []
         self.setbacks = Setbacks(self._clock, self._rng)
@@ -154,6 +154,13 @@ class Ledger:
     async def ping(self) -> None:
         """Make sure that the database takes writes. Raises StoreUnavailable."""
         await self.database.ping()
+
+    def report(self, error: UnspoolError) -> None:
+        """Tell the application of an error that is raised to no caller. One in its `report` is logged."""
+        try:
+            self._report(error)
+        except Exception:  # noqa: BLE001  (the application's own; what is being settled must be settled)
+            _log.exception("the application's report failed; what it was told: %s", error)
 
     # a generation's money
 
@@ -255,7 +262,7 @@ class Ledger:
                 raise InvalidArgument(f"{name} must be an integer of {least} or more")
         intent = CallStart(
             call_id=call_id(key, agent, step, attempt), generation=str(key), agent=agent, step=step, attempt=attempt,
-            provider=provider, model=model, epoch=epoch, started_at=self._clock(), token=secrets.token_hex(8),
+            provider=provider, model=model, epoch=epoch, token=secrets.token_hex(8),
             reserved=holds.reserved_name(key.stream_id, token) if token else None,
             hold=self.options.hold if hold is None else check_amount(hold, "hold", least=0), input_tokens=input_tokens,
             account=account,
@@ -377,7 +384,7 @@ class Ledger:
     # the desk of metered calls
 
     async def _start(self, intent: CallStart) -> None:
-        self._pricer.price(_NOTHING, provider=intent.provider, model=intent.model, at=intent.started_at)
+        self._pricer.price(_NOTHING, provider=intent.provider, model=intent.model, at=self._clock())
         await self.database.write(lambda tx: calls.start(tx, intent, self.options.hold_lease))
 
     async def _withdraw(self, intent: CallStart) -> None:

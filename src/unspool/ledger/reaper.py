@@ -55,12 +55,12 @@ async def sweep_for_ever(ledger: Ledger, rng: random.Random) -> None:
 
 async def sweep(ledger: Ledger) -> int:
     """Give back what expired holds have, then settle the calls that were left open; how many calls."""
-    now, after, oldest = ledger.now(), ledger.options.stale_after, ledger.options.oldest_call
+    after, oldest = ledger.options.stale_after, ledger.options.oldest_call
     ledger = ledger.within(_ITEM)
     settled_elsewhere = set(ledger.setbacks.items)
     await _each(ledger, lambda tx, behind: holds.expired(tx, behind, _BATCH), _lapse, settled_elsewhere)
     settled = await _each(
-        ledger, lambda tx, behind: stale(tx, now, after, oldest, behind, _BATCH), _settle, settled_elsewhere
+        ledger, lambda tx, behind: stale(tx, after, oldest, behind, _BATCH), _settle, settled_elsewhere
     )
     for name in settled_elsewhere:
         ledger.setbacks.done(name)
@@ -127,9 +127,9 @@ async def _settle(ledger: Ledger, call_id: str) -> bool:
     return charge.outcome != "duplicate"
 
 
-def stale(tx: Transaction, now: float, after: float, oldest: float, behind: str, limit: int) -> Sequence[str]:
-    """Calls that seem to be settled by no process any more, in the order of their ids, behind one of them: of
-    generations without an open hold when they are `after` seconds old, of all when they are `oldest`."""
+def stale(tx: Transaction, after: float, oldest: float, behind: str, limit: int) -> Sequence[str]:
+    """Open calls that no process seems to settle, in the order of their ids, behind one of them: of generations without
+    an open hold when they are `after` seconds old, of all when they are `oldest`."""
     own = and_(hold.c.generation == model_call.c.generation, hold.c.state == "open", hold.c.expires_at >= tx.now())
     statement = (
         select(model_call.c.call_id)
@@ -138,8 +138,8 @@ def stale(tx: Transaction, now: float, after: float, oldest: float, behind: str,
             model_call.c.state == "started",
             model_call.c.call_id > behind,
             or_(
-                and_(hold.c.generation.is_(None), model_call.c.started_at <= now - after),
-                model_call.c.started_at <= now - oldest,
+                and_(hold.c.generation.is_(None), model_call.c.started_at <= tx.later(-after)),
+                model_call.c.started_at <= tx.later(-oldest),
             ),
         )
         .order_by(model_call.c.call_id)

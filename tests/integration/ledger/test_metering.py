@@ -350,6 +350,17 @@ async def test_ten_thousand_holds_are_renewed_within_the_bound_of_a_renewal(ledg
     assert {row.generation for row in found} == renewed | {"conv/0"}
 
 
+async def test_an_open_call_is_as_old_as_the_database_says(office: Office) -> None:
+    """The clock of a replica that is two hours slow takes no call for abandoned that has just begun."""
+    ledger = await office.open()
+    await ledger.admit(key(), "team")
+    ledger._clock = lambda: time.time() - 7200
+    await started(ledger, key())
+    other = await office.open()
+    assert await other.sweep() == 0
+    assert (await other.usage(key())).billed.open == 1
+
+
 async def test_the_reaper_asks_what_the_application_remembers(office: Office) -> None:
     async def recall(call: CallRecord) -> Usage | None:
         return {"0": Usage(input_tokens=9), "1": Usage(output_tokens=2, source="estimate")}.get(call.step)

@@ -242,6 +242,25 @@ async def test_a_hold_that_is_locked_holds_up_no_other_renewal(server: postgres.
         assert {row.generation for row in after if row.expires_at > before[row.generation]} == {"conv/2", "conv/3"}
 
 
+async def test_a_pool_that_is_busy_keeps_its_connections(server: postgres.PostgresServer) -> None:
+    """A caller that found none free in its time is refused; it says nothing about those that others use."""
+    mine = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
+        await ledger.grant("team", 5, id="g")
+        async with locked(url, "account WHERE account_id = 'team'") as holder:
+            waiting = [asyncio.create_task(ledger.grant("team", 1, id=str(number))) for number in range(10)]
+            await blocked(holder, 10)
+            before = {row["pid"] for row in await holder.fetch(mine)}
+            with pytest.raises(StoreUnavailable):
+                await ledger.within(0.1).grant("other", 5, id="other")
+        await asyncio.gather(*waiting)
+        async with locked(url, "account WHERE account_id = 'team'") as holder:
+            waiting = [asyncio.create_task(ledger.grant("team", 1, id=f"{number}'")) for number in range(10)]
+            await blocked(holder, 10)
+            assert {row["pid"] for row in await holder.fetch(mine)} == before
+        await asyncio.gather(*waiting)
+
+
 async def test_an_end_and_an_admission_on_one_stream_never_deadlock(server: postgres.PostgresServer) -> None:
     """Both need the stream and the account. They meet at the stream, which another session has locked."""
     options = LedgerOptions(sweep=3600.0, hold=5)

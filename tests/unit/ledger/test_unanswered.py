@@ -118,3 +118,16 @@ async def test_closing_tries_a_waiting_settlement_once_more_and_does_not_wait_fo
         assert await ledger.close()
         assert leaving.done()
         assert call.charge is not None
+
+
+async def test_a_report_that_raises_keeps_no_call_from_its_settlement() -> None:
+    """A usage that is not believed is reported, and the text is charged in its place."""
+
+    def report(_: UnspoolError) -> None:
+        raise ZeroDivisionError
+
+    async with world(report=report) as (ledger, _):
+        async with calling(ledger) as call:
+            call.observe({"choices": [], "usage": {"prompt_tokens": LARGEST, "completion_tokens": 0}})
+        assert call.charge is not None
+        assert (call.charge.source, call.charge.cost) == ("estimate", 1_000 * 100)
