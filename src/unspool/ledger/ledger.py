@@ -340,10 +340,6 @@ class Ledger:
         """What a generation used: each call, what is reported, what is billed, by agent and by model."""
         return await self.database.read(lambda tx: reads.usage(tx, str(key)))
 
-    async def account_of(self, key: GenerationKey) -> str | None:
-        """The account that pays for a generation, None where none does."""
-        return await self.database.read(lambda tx: reads.owner(tx, str(key)))
-
     async def running(self, account: str) -> list[GenerationKey]:
         """The generations that hold something of an account: those that are running, by their leases. One that is
         about to start has the number 0."""

@@ -16,7 +16,7 @@ from unspool.events import Event
 from unspool.ledger.database import Transaction
 from unspool.ledger.entries import Entry, entry_of
 from unspool.ledger.rules import restored
-from unspool.ledger.tables import Instant, account, entry, hold, model_call
+from unspool.ledger.tables import Instant, account, entry, model_call
 from unspool.ledger.usage import Usage, usage_told
 
 _CURSOR: Final = re.compile(r"([0-9]{1,17}) ([0-9]{1,9})", re.ASCII)
@@ -26,7 +26,6 @@ _CALLS: Final = (
     .where(model_call.c.generation == bindparam("whose"))
     .order_by(model_call.c.started_at, model_call.c.call_id)
 )
-_HOLD: Final = select(hold).where(hold.c.generation == bindparam("whose"))
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +39,8 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def available(self) -> int:
-        """What is left to be held: negative in debt."""
-        return self.posted - self.held
+        """The most that an admission or a call may still set aside; negative below the floor."""
+        return self.posted - self.held - self.floor
 
     @property
     def debt(self) -> int:
@@ -153,12 +152,6 @@ def open_calls(tx: Transaction, generation: str) -> list[str]:
     """The calls of a generation that are not settled yet."""
     mine = select(model_call.c.call_id).where(model_call.c.generation == generation, model_call.c.state == "started")
     return [row.call_id for row in tx.all(mine.order_by(model_call.c.call_id))]
-
-
-def owner(tx: Transaction, generation: str) -> str | None:
-    """The account that pays for a generation, None where none does."""
-    found = tx.first(_HOLD, {"whose": generation})
-    return None if found is None else found.account_id
 
 
 def summed(generation: str, calls: Sequence[CallRecord]) -> GenerationUsage:
