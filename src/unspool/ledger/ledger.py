@@ -147,10 +147,6 @@ class Ledger:
         bounded.database = self.database.within(seconds)
         return bounded
 
-    def now(self) -> float:
-        """Unix seconds, by this process's clock or the one that was given."""
-        return self._clock()
-
     async def ping(self) -> None:
         """Make sure that the database takes writes. Raises StoreUnavailable."""
         await self.database.ping()
