@@ -42,7 +42,7 @@ class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     """A model call that is about to leave. `epoch`: the owner's, which fences it. `hold`: nano-USD that the
     generation's hold is raised to before. `input_tokens`: of the request, as far as the caller knows. `account`: who
     pays where the generation was not admitted yet, and `reserved` the name of the hold, if there is one. `token`: this
-    very start, told from another's of the same call."""
+    start, which tells it from another start of the call."""
 
     call_id: str
     generation: str
@@ -60,7 +60,7 @@ class CallStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
-    """What a report of usage came to.
+    """The outcome of a report of usage.
 
     `outcome`: `charged` (or settled without money: an unpriced or unknown usage), `trued_up`, `void`, or `duplicate`:
     it was settled before, and the figures are those of then. `key`: of the entry, None where there is none. `cost`:
@@ -118,7 +118,7 @@ def start(tx: Transaction, call: CallStart, lease: float) -> None:
 
 
 def is_open(tx: Transaction, call: CallStart) -> bool:
-    """Whether this very start has written its intent, and the call is not settled yet."""
+    """Tell whether this start has written its intent, and the call is not settled yet."""
     found = tx.first(_CALL, {"wanted": call.call_id})
     return found is not None and found.state == "started" and found.context.get("token") == call.token
 
@@ -187,14 +187,14 @@ def _told(call: Any, outcome: str, source: str, usage: Usage | None, cost: int |
 
 
 def _about(call: Any, settled: dict[str, Any]) -> dict[str, Any]:
-    """What exporters are told of the call behind an entry."""
+    """Describe the call behind an entry to exporters."""
     names = ("source", "usage", "price_version", "unit_prices", "cost_nano")
     fixed = {name: getattr(call, name) for name in ("call_id", "agent", "step", "attempt", "provider", "model")}
     return fixed | {name: settled[name] for name in names}
 
 
 def _price(pricer: Pricer, usage: Usage | None, source: Source, call: Any) -> Price | None:
-    """What a usage costs; None where nobody knows. Settlement is never refused for want of a price."""
+    """Price a usage; None where no price is known, which settlement is never refused for."""
     if usage is None:
         return None
     try:
@@ -213,7 +213,7 @@ def _price(pricer: Pricer, usage: Usage | None, source: Source, call: Any) -> Pr
 
 
 def _spend(tx: Transaction, generation: str, cost: int) -> int:
-    """Take a cost out of the hold, as far as that reaches; how much it was."""
+    """Take a cost out of the hold, as far as that reaches, and return the amount."""
     if cost <= 0:
         return 0
     found = tx.first(LOCK_HOLD, {"whose": generation})

@@ -88,7 +88,7 @@ def _new(table: Table, postgres: bool) -> Insert:
 
 
 class Database:
-    """Where a ledger lives: `sqlite://` (in memory), `sqlite:///file.db` or `postgresql://…`.
+    """The database of a ledger: `sqlite://` (in memory), `sqlite:///file.db` or `postgresql://…`.
 
     `clock`: in the place of the database's own, for tests. `patience`: seconds for which a transaction is repeated
     before StoreUnavailable is raised; one that only reads has three at most.
@@ -125,7 +125,7 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """Where it is kept, if that is a file."""
+        """The file that it is kept in, None for another kind of database."""
         name = self.url.database
         return Path(name) if self.sqlite and name and name != ":memory:" else None
 
@@ -137,15 +137,15 @@ class Database:
         await self._engine.close()
 
     def within(self, seconds: float) -> Self:
-        """The same database for a caller with a bound of its own: each transaction has so many seconds, all its tries
-        included, and one try may take them all."""
+        """A copy for a caller with a bound of its own: each transaction has so many seconds, all its tries included,
+        and one try may take them all."""
         bounded = copy(self)
         bounded._patience = {True: seconds, False: seconds}
         bounded._least, bounded._most = 0.0, seconds
         return bounded
 
     def unhurried(self) -> Self:
-        """The same database for what looks at whole tables, an audit or a migration: one try has ten minutes."""
+        """A copy for work on whole tables, an audit or a migration: one try has ten minutes."""
         unhurried = copy(self)
         unhurried._least = unhurried._most = _LONG
         return unhurried
@@ -156,7 +156,7 @@ class Database:
         return await self._tasks.run(self._repeat(work, False))
 
     async def read(self, work: Work[T]) -> T:
-        """The same for `work` that only reads, and sees the state of one moment."""
+        """Run `work` that only reads, on the state of one moment. Raises what it raises, and StoreUnavailable."""
         return await self._tasks.run(self._repeat(work, True))
 
     async def ping(self) -> None:
@@ -202,7 +202,7 @@ class Database:
 
 
 class Health:
-    """Whether a database answers, as its transactions find it: logged when that changes, not each time."""
+    """The availability of a database, as its transactions find it. Only changes are logged."""
 
     def __init__(self) -> None:
         self._failing: set[bool] = set()  # True: what reads, False: what writes; a locked file can still be read

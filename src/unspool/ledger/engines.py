@@ -34,8 +34,8 @@ _BUSY_MS: Final = 250  # that the one thread waits for a locked file; the transa
 _GONE: Final = ("25006", "28", "3D", "42501", "53", "57P")
 """SQLSTATEs of a server that does not serve: read-only, login, database or right refused, full, going down."""
 _PASSING: Final = ("08", "25006", "25P03", "40", "53", "55P03", "57")
-"""SQLSTATEs after which the same transaction may succeed: the connection was lost, the server takes no writes for now,
-the transaction was too slow, was rolled back, or met a lock."""
+"""SQLSTATEs after which a transaction may succeed when it is repeated: the connection was lost, the server takes no
+writes for now, the transaction was too slow, was rolled back, or met a lock."""
 _CONTENDED: Final = ("40", "55P03")  # another transaction is in the way; the database itself is well
 _BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED
 
@@ -189,7 +189,7 @@ def _fulfil(future: Future[T], call: Callable[[], T]) -> None:
 
 
 def passing(error: Exception) -> bool:
-    """Whether the same transaction may well succeed when it is tried again."""
+    """Tell whether a transaction that failed may succeed when it is repeated."""
     if state := _state(error):
         return state.startswith(_PASSING)
     if isinstance(error, DBAPIError):
@@ -198,17 +198,17 @@ def passing(error: Exception) -> bool:
 
 
 def refusing(error: Exception) -> bool:
-    """Whether the database serves no transaction of ours, and will not for now."""
+    """Tell whether the database refuses to serve, so that a repetition would be refused as well."""
     return _state(error).startswith(_GONE) or isinstance(error, OperationalError)
 
 
 def contended(error: Exception) -> bool:
-    """Whether only another transaction is in the way."""
+    """Tell whether only another transaction is in the way."""
     return _state(error).startswith(_CONTENDED)
 
 
 def _state(error: BaseException) -> str:
-    """The SQLSTATE of an error, of the driver's own, too; empty where it has none."""
+    """Return the SQLSTATE of an error of SQLAlchemy or the driver; empty where it has none."""
     return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 
 

@@ -1,4 +1,4 @@
-"""Holds: what a generation may spend, set aside while it runs. Leased, topped up, and closed once, by its seal.
+"""Holds: money that is set aside for a generation while it runs. Leased, topped up, and closed once, by its seal.
 
 Money is set aside before there is a generation, since a start that is refused must not have replaced anything: the hold
 then bears a reserved name, `stream/+token`, and is given the generation's once that has a number.
@@ -62,7 +62,7 @@ _REMOVE: Final = delete(hold).where(hold.c.generation == bindparam("whose"))
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """What is set aside for a generation. `remaining`: nano-USD. `expires_at`: Unix seconds of the database's clock."""
+    """Money set aside for a generation. `remaining`: nano-USD. `expires_at`: Unix seconds of the database's clock."""
 
     generation: str
     account: str
@@ -112,7 +112,7 @@ def _note(tx: Transaction, generation: str) -> None:
 
 
 def reserve(tx: Transaction, name: str, whose: str, amount: int, lease: float, limit: int) -> int:
-    """Set something aside for a start; the highest number that its stream ever had here.
+    """Set money aside for a start. Returns the highest number that its stream ever had here.
 
     `limit`: how many streams may hold something of the account, this one included; 0: any number. Raises
     InsufficientBalance, TooManyGenerations.
@@ -136,7 +136,7 @@ def release(tx: Transaction, name: str) -> None:
 
 
 def bind(tx: Transaction, name: str, generation: str, epoch: int) -> bool:
-    """Give a reserved hold the name of its generation; whether there was such a hold, and no other of this name."""
+    """Give a reserved hold the name of its generation. False where there is none, or the name is taken."""
     if tx.first(LOCK_HOLD, {"whose": generation}) is not None:
         return False
     renamed = tx.change(_RENAME, {"reserved": name, "whose": generation, "by": epoch}) == 1
@@ -168,7 +168,7 @@ def admit(
 
 
 def top_up(tx: Transaction, held: Hold, wanted: int) -> int:
-    """Raise a hold that is locked to `wanted`; what it has then. Raises InsufficientBalance."""
+    """Raise a hold that is locked to `wanted`. Returns what it has then. Raises InsufficientBalance."""
     more = wanted - held.remaining
     if more <= 0:
         return held.remaining
@@ -190,7 +190,7 @@ def _set_aside(tx: Transaction, whose: str, more: int) -> None:
 
 
 def close(tx: Transaction, generation: str, reserved: str | None = None) -> int | None:
-    """Close a hold and give back what remains, once: how much, None where it was closed or never there."""
+    """Close a hold and give back what remains, once. Returns the amount, None where it was closed or never there."""
     if reserved is not None:
         bind(tx, reserved, generation, 1)
     found = tx.first(LOCK_HOLD, {"whose": generation})
@@ -205,7 +205,7 @@ def close(tx: Transaction, generation: str, reserved: str | None = None) -> int 
 def renew(
     tx: Transaction, generations: Collection[str], epoch: int, lease: float, *, wait: bool = True
 ) -> Sequence[str]:
-    """Renew open holds under an epoch, which fences the owners of lower ones off; the generations whose holds they are.
+    """Renew open holds under an epoch, which fences owners of lower epochs off. Returns the generations renewed.
 
     Without `wait`, a hold that another transaction has locked is passed over.
     """
@@ -221,7 +221,7 @@ def renew(
 
 
 def take_over(tx: Transaction, generation: str, epoch: int, lease: float) -> bool:
-    """Fence a hold's owner off by a higher epoch; whether there is an open hold under it now."""
+    """Fence a hold's owner off by a higher epoch. Returns whether there is an open hold under it now."""
     return bool(renew(tx, [generation], epoch, lease))
 
 

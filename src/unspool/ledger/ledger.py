@@ -1,4 +1,4 @@
-"""The ledger: accounts, holds, charges. A model call is charged once, whoever reports it, how often, in what order."""
+"""The ledger: accounts, holds, charges. A model call is charged once, however often it is reported."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Ledger:
 
     `url`: `sqlite://` (in memory), `sqlite:///file.db`, `postgresql://user@host/database`. `pricer`: else `Prices()`.
     `counter`: counts the tokens of an answer whose usage is not known; else four bytes are one. `recall`: what the
-    application knows of a call whose process died. `report`: told of what nobody waits for, a UsageConflict above
-    all; else it is logged. `exporter`: where entries are delivered to while the ledger is open. `clock`: Unix seconds,
-    in the place of the database's own.
+    application knows of a call whose process died. `report`: called with errors that are raised to no
+    caller, a UsageConflict above all; else they are logged. `exporter`: delivers entries while the ledger is open.
+    `clock`: Unix seconds, in the place of the database's own.
 
     Enter it, or `open` and `close` it. Amounts are integer nano-USD: `nano("0.10")`. Everything runs in tasks of its
     own: a caller that is cancelled leaves nothing half done. Any call raises StoreUnavailable when the database stays
@@ -79,7 +79,7 @@ class Ledger:
         self._delivery = None if exporter is None else self.delivery(exporter)
         self._workers: list[asyncio.Task[None]] = []
         self.setbacks = Setbacks(self._clock, self._rng)
-        """What the sweep could not settle, by the names of calls and generations."""
+        """Calls and generations that the sweep could not settle, by name."""
         self._desk = Desk(self._start, self._withdraw, self._settle, self.report, self._tasks, self.options, counter)
 
     @classmethod
@@ -142,7 +142,7 @@ class Ledger:
         return found
 
     def within(self, seconds: float) -> Self:
-        """The same ledger for a caller that cannot wait: each transaction is done in so many seconds, or not at all."""
+        """A copy for a caller that cannot wait: each transaction is done in so many seconds, or not at all."""
         bounded = copy(self)
         bounded.database = self.database.within(seconds)
         return bounded
@@ -267,7 +267,7 @@ class Ledger:
 
     async def settle(self, call_id: str, usage: Usage | Mapping[str, Any] | None) -> Charge:
         """Report what a call used: the provider's own object, or a `Usage`, whose `source` says whether it is an
-        estimate; None: nobody will know. Any number of times, from anywhere, in any order.
+        estimate; None: it will never be known. Any number of times, from anywhere, in any order.
 
         Raises NotFound for a call that was never started, InvalidArgument for a usage that makes no sense,
         UsageConflict where the provider's word was another before: no money moves then, and `report` is told.
@@ -294,7 +294,7 @@ class Ledger:
         return await self._credit("grant", account, check_amount(amount, least=1), f"grant:{check_word('id', id)}")
 
     async def refill(self, account: str, amount: int, *, window: str) -> Credit:
-        """Add money once in a `window`, whoever asks how often: `2026-11` for a monthly allowance, say."""
+        """Add money once in a `window`, for example `2026-11` for a monthly allowance."""
         key = f"refill:{account}:{check_word('window', window)}"
         return await self._credit("refill", account, check_amount(amount, least=1), key)
 
@@ -303,7 +303,7 @@ class Ledger:
         return await self._credit("adjust", account, check_amount(amount), f"adjust:{check_word('id', id)}")
 
     async def set_floor(self, account: str, floor: int) -> None:
-        """How far down admissions may take an account: below 0 is credit, above 0 a reserve."""
+        """Set how far down admissions may take an account: below 0 is credit, above 0 a reserve."""
         check_id("account", account)
         lowest = check_amount(floor, "floor")
         await self.database.write(lambda tx: accounts.set_floor(tx, account, lowest))
@@ -333,7 +333,7 @@ class Ledger:
         return await self.database.read(lambda tx: reads.entries(tx, account, after, limit))
 
     async def usage(self, key: GenerationKey) -> GenerationUsage:
-        """What a generation used: each call, what is reported, what is billed, by agent and by model."""
+        """Return the usage of a generation: each call, reported and billed totals, by agent and by model."""
         return await self.database.read(lambda tx: reads.usage(tx, str(key)))
 
     async def running(self, account: str) -> list[GenerationKey]:
@@ -347,7 +347,7 @@ class Ledger:
         self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,
         unpriced: bool = False,
     ) -> list[CallRecord]:  # fmt: skip
-        """Settled calls whose ids come behind `after`, in their order: what there is to re-rate."""
+        """List settled calls with ids behind `after`, in order, for re-rating."""
         return await self.database.unhurried().read(
             lambda tx: reads.settled(tx, after, limit, provider, model, unpriced)
         )
@@ -359,14 +359,14 @@ class Ledger:
     # periodic work
 
     async def sweep(self) -> int:
-        """Give back what expired holds have, and settle the calls that their processes left open; how many calls.
+        """Give back what expired holds have, and settle the calls that were left open. Returns the number of calls.
 
         One that fails holds up no other: it is counted in `setbacks`, and tried again later and later.
         """
         return await reaper.sweep(self)
 
     async def reap(self, key: GenerationKey) -> int:
-        """Settle at once every open call of a generation whose process is known to be dead; how many they were."""
+        """Settle at once every open call of a generation whose process is known to be dead. Returns their number."""
         return await reaper.reap(self, key)
 
     def delivery(self, exporter: Exporter) -> Delivery:

@@ -1,4 +1,4 @@
-"""One model call under the ledger's eye: its intent before it leaves, its settlement however it is left."""
+"""One metered model call: its intent before the request leaves, its settlement however the block ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What a metered call needs of its ledger."""
+    """The parts of a ledger that a metered call uses."""
 
     start: Callable[[CallStart], Awaitable[None]]
     withdraw: Callable[[CallStart], Awaitable[None]]
@@ -58,7 +58,7 @@ class MeteredCall:
     wrong there is reported to the ledger's `report`, never raised: the answer is there, and the charge is not the
     answer's concern.
 
-    `charge`: what it came to, None until it is settled.
+    `charge`: the outcome, None until it is settled.
     """
 
     def __init__(self, desk: Desk, intent: CallStart, policy: Policy) -> None:
@@ -82,7 +82,7 @@ class MeteredCall:
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider has told so far."""
+        """The usage that the provider has reported so far."""
         return self._meter.usage
 
     def void(self) -> None:
@@ -148,7 +148,7 @@ class MeteredCall:
             _log.debug("call %s could not be withdrawn: %r", self.call_id, error)
 
     async def _take_back(self, starting: asyncio.Task[None]) -> None:
-        """Whoever wanted to call was cancelled while the intent was being written: nothing has left."""
+        """Void the intent of a caller that was cancelled while it was being written: nothing has left."""
         await asyncio.wait({starting})
         if not starting.cancelled() and starting.exception() is None:
             self.void()
@@ -166,7 +166,7 @@ class MeteredCall:
                 self.charge = await self._settle(usage, source)
         except UnspoolError as error:
             self._desk.report(error)
-        except Exception:  # noqa: BLE001  (nobody waits for it; the reaper settles what is left open)
+        except Exception:  # noqa: BLE001  (no caller waits for it; the reaper settles what is left open)
             _log.exception("call %s could not be settled; its usage: %s", self.call_id, self._meter.usage)
 
     async def _settle(self, usage: Usage | None, source: Source) -> Charge:
@@ -194,7 +194,7 @@ class MeteredCall:
             pause = min(2 * pause, _SLOWEST)
 
     async def _outcome(self, cut: bool) -> tuple[Usage | None, Source]:
-        """What to report of the call as it stands."""
+        """Return the usage to report for the call as it stands, and its source."""
         meter = self._meter
         if self._never_left and not meter.observed:
             return None, Source.VOID

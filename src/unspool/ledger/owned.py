@@ -1,4 +1,4 @@
-"""Work that nobody else may cancel: it runs in tasks of the ledger's own, which shutting down waits for."""
+"""Tasks of the ledger's own, which no caller can cancel and shutting down waits for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OwnedTasks:
         return await asyncio.shield(task)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start `work`; what it raises while nobody waits for it is logged by whoever started it."""
+        """Start `work`. The caller logs what it raises."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -42,7 +42,7 @@ class OwnedTasks:
                 await self.closing.wait()
 
     async def drain(self, deadline: float) -> int:
-        """Wait until all is done, for `deadline` seconds at most; what is left then is cancelled. How many were."""
+        """Wait until all is done, for `deadline` seconds at most, then cancel the rest. Returns their number."""
         self.closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=deadline)

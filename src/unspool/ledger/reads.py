@@ -1,4 +1,4 @@
-"""What the ledger answers: balances, entries page by page, what a generation used."""
+"""Queries of the ledger: balances, entries page by page, the usage of a generation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def debt(self) -> int:
-        """What calls have cost beyond what there was; the next grant repays it."""
+        """The cost of calls beyond the balance; the next grant repays it."""
         return max(0, -self.posted)
 
 
@@ -76,7 +76,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     unit_prices: dict[str, str] | None = None
     settled_at: float | None = None
     input_tokens: int | None = None
-    """Of the request, as whoever started the call had counted it."""
+    """Tokens of the request, as its caller had counted them."""
 
     def event(self) -> Event | None:
         """The `usage` event for viewers, as that of a `Charge`; None while it is open, and for one that never left."""
@@ -103,8 +103,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a generation used. `reported_…`: as a chat product shows it, the input of the first call and the output of
-    all. `billed`: every call, which is what is charged; the same by agent, and by `provider/model`."""
+    """The usage of a generation. `reported_…`: as a chat product shows it, the input of the first call and the output
+    of all. `billed`: every call, which is what is charged; also by agent, and by `provider/model`."""
 
     generation: str
     calls: list[CallRecord]
@@ -195,7 +195,7 @@ def _totals(calls: Iterable[CallRecord]) -> Totals:
 
 
 def _encode_cursor(at: float, seen: int) -> str:
-    """Where a page ended: the time of its last entry, and how many of that time were shown. It names no entry, since
+    """Encode the end of a page: the time of its last entry, and the number of that time shown. It names no entry, since
     not all who share an account may know what an entry was for."""
     text = f"{round(at * 1_000_000)} {seen}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")

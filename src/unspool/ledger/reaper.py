@@ -29,8 +29,8 @@ _ITEM: Final = 5.0  # seconds for each transaction of an item
 _RECALL: Final = 30.0  # seconds that the application may take to remember a call
 
 Recall = Callable[[CallRecord], Awaitable[Usage | None]]
-"""What the application knows of a call that was never settled: from its log, say. A usage whose `source` is `provider`
-is taken for the truth; None: nothing more than the ledger itself."""
+"""Asks the application for the usage of a call that was never settled, from its log for example. A usage whose `source`
+is `provider` is taken for the truth; None: the application knows no more than the ledger itself."""
 
 Work = Callable[["Ledger", str], Awaitable[bool]]
 
@@ -54,7 +54,7 @@ async def sweep_for_ever(ledger: Ledger, rng: random.Random) -> None:
 
 
 async def sweep(ledger: Ledger) -> int:
-    """Give back what expired holds have, then settle the calls that were left open; how many calls."""
+    """Give back what expired holds have, then settle the calls that were left open. Returns the number of calls."""
     after, oldest = ledger.options.stale_after, ledger.options.oldest_call
     ledger = ledger.within(_ITEM)
     settled_elsewhere = set(ledger.setbacks.items)
@@ -68,7 +68,7 @@ async def sweep(ledger: Ledger) -> int:
 
 
 async def reap(ledger: Ledger, key: GenerationKey) -> int:
-    """Settle every open call of a generation; how many they were."""
+    """Settle every open call of a generation. Returns their number."""
     found = await ledger.database.read(lambda tx: reads.open_calls(tx, str(key)))
     return sum([await _alone(ledger, call_id, _settle) for call_id in found])
 
@@ -76,7 +76,7 @@ async def reap(ledger: Ledger, key: GenerationKey) -> int:
 async def _each(
     ledger: Ledger, page: Callable[[Transaction, str], Sequence[str]], work: Work, unlisted: set[str]
 ) -> int:
-    """Do `work` for every name, page by page, but for those whose time has not come; how often it did something.
+    """Do `work` for every name, page by page, but for those whose pause is not over. Returns how often it did.
 
     Names that are listed are removed from `unlisted`.
     """
@@ -108,7 +108,7 @@ async def _lapse(ledger: Ledger, generation: str) -> bool:
 
 
 async def _settle(ledger: Ledger, call_id: str) -> bool:
-    """Settle a call that its process left open; whether this did it."""
+    """Settle a call that its process left open. Returns whether this did it."""
     call = await ledger.database.read(lambda tx: reads.call(tx, call_id))
     usage: Usage | None = None
     if call is None:
@@ -149,5 +149,5 @@ def stale(tx: Transaction, after: float, oldest: float, behind: str, limit: int)
 
 
 def remembered(call: CallRecord) -> Usage | None:
-    """What the ledger itself knows of a call: its input, where that was counted before it left."""
+    """Estimate a call by the ledger's own record: its input, where that was counted before it left."""
     return estimate(None, call.input_tokens, 0)
