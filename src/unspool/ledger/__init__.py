@@ -1,7 +1,7 @@
 """The ledger: every model call charged exactly once. Needs the extra `ledger`; usage in one shape needs nothing.
 
-`Usage`, `normalise` and `usage_event` are here for everybody; the other names are imported when they are first asked
-for, and raise ConfigurationError, naming the extra, where it is not installed.
+`Usage`, `normalise` and `usage_event` need no extra. The other names are imported when they are first used, and
+raise ConfigurationError, naming the extra, where it is not installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Money that is not a call's: grants, refills, adjustments; and calls that are priced anew."""
+"""Movements of money outside of calls: grants, refills, adjustments; and the re-rating of calls."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FLOOR: Final = update(account).where(account.c.account_id == bindparam("whose")
 
 
 class Credit(msgspec.Struct, frozen=True):
-    """A movement of money that was asked for by name. `new`: this was the first time; else `entry` is what was then."""
+    """A movement of money with the caller's own key. `new`: False where the key has an entry from before."""
 
     entry: Entry
     new: bool
 
 
 class Rerate(msgspec.Struct, frozen=True):
-    """A call that was priced anew. Nano-USD; `before` is None where it had no price. `amount`: the difference that was
+    """A call that was priced again. Nano-USD; `before` is None where it had no price. `amount`: the difference that was
     entered, 0 for none."""
 
     call_id: str
@@ -42,7 +42,7 @@ def credit(tx: Transaction, posting: Posting) -> Credit:
 
 
 def set_floor(tx: Transaction, whose: str, lowest: int) -> None:
-    """How far down admissions may take an account; made where there is none."""
+    """Set how far down admissions may take an account, which is made where there is none."""
     tx.insert_new(account, {"account_id": whose, "posted": 0, "held": 0, "floor": lowest})
     tx.run(_FLOOR, {"whose": whose, "lowest": lowest})
 

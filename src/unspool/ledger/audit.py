@@ -1,4 +1,4 @@
-"""The audit: whether the books balance. Each equation is a query; its result names the accounts that break it."""
+"""The audit of the books. Each equation is a query; its result names the accounts that break it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unspool.ledger.tables import account, entry, hold, model_call, outbox
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """An equation that does not hold for an account: what it should be, what it is. Nano-USD, or a count."""
+    """An equation that does not hold for an account. `expected` and `found`: nano-USD, or counts."""
 
     account: str
     equation: str
@@ -21,7 +21,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome: how much was looked at, the faults, and what is not wrong but worth knowing."""
+    """The outcome of an audit: numbers of rows, the faults, and counts that are no faults but worth knowing."""
 
     accounts: int
     entries: int

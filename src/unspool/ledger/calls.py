@@ -35,14 +35,14 @@ _SETTLE: Final = (
 _SPEND: Final = (
     update(hold).where(hold.c.generation == bindparam("whose")).values(remaining=hold.c.remaining - bindparam("spent"))
 )
-_GIVEN: Final = ("call_id", "generation", "agent", "step", "attempt", "provider", "model", "started_at")
+_GIVEN: Final = ("call_id", "generation", "agent", "step", "attempt", "provider", "model")
 
 
 class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     """A model call that is about to leave. `epoch`: the owner's, which fences it. `hold`: nano-USD that the
     generation's hold is raised to before. `input_tokens`: of the request, as far as the caller knows. `account`: who
     pays where the generation was not admitted yet, and `reserved` the name of the hold, if there is one. `token`: this
-    very start, told from another's of the same call."""
+    start, which tells it from another start of the call."""
 
     call_id: str
     generation: str
@@ -52,7 +52,6 @@ class CallStart(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str
     epoch: int
-    started_at: float
     token: str
     reserved: str | None = None
     hold: int = 0
@@ -61,7 +60,7 @@ class CallStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
-    """What a report of usage came to.
+    """The outcome of a report of usage.
 
     `outcome`: `charged` (or settled without money: an unpriced or unknown usage), `trued_up`, `void`, or `duplicate`:
     it was settled before, and the figures are those of then. `key`: of the entry, None where there is none. `cost`:
@@ -97,25 +96,31 @@ def start(tx: Transaction, call: CallStart, lease: float) -> None:
     """
     # The hold comes first here: a call that is being made can only be waited for by another start of the same call,
     # which wants the same hold first. Everywhere else the order is call, hold, account.
-    found = tx.first(LOCK_HOLD, {"whose": call.generation})
+    lock = LOCK_HOLD.add_columns((hold.c.expires_at < tx.now()).label("late"))
+    found = tx.first(lock, {"whose": call.generation})
     if found is None and call.account is not None:
         admit(tx, call.generation, call.account, call.hold, call.epoch, lease, call.reserved)
-        found = tx.first(LOCK_HOLD, {"whose": call.generation})
+        found = tx.first(lock, {"whose": call.generation})
     if found is None or found.state != OPEN or found.epoch > call.epoch:
         raise Fenced(f"{call.generation} has no open hold under epoch {call.epoch}; the call must not be sent")
     ceiling = max(found.remaining, call.hold)  # what an estimate may come to
     context = {"token": call.token, "input_tokens": call.input_tokens, "ceiling": ceiling or None}
     row = {name: getattr(call, name) for name in _GIVEN}
-    if tx.insert_new(model_call, row | {"account_id": found.account_id, "state": "started", "context": context}):
-        # By this process's clock; where that is slow, the next renewal does it.
-        if found.epoch < call.epoch or found.expires_at < call.started_at:
+    row |= {"account_id": found.account_id, "state": "started", "context": context, "started_at": tx.now()}
+    if tx.insert_new(model_call, row):
+        if found.epoch < call.epoch or found.late:
             take_over(tx, call.generation, call.epoch, lease)
         top_up(tx, hold_of(found), call.hold)
         return
-    there = tx.first(_CALL, {"wanted": call.call_id})
-    if there is not None and there.context.get("token") == call.token and there.state == "started":
-        return  # this very start, whose commit was not answered
+    if is_open(tx, call):
+        return  # by this very start, whose commit was not answered
     raise CallStarted(f"the call {call.call_id} was started before; a retry is a new attempt", call_id=call.call_id)
+
+
+def is_open(tx: Transaction, call: CallStart) -> bool:
+    """Tell whether this start has written its intent, and the call is not settled yet."""
+    found = tx.first(_CALL, {"wanted": call.call_id})
+    return found is not None and found.state == "started" and found.context.get("token") == call.token
 
 
 def settle(
@@ -182,14 +187,14 @@ def _told(call: Any, outcome: str, source: str, usage: Usage | None, cost: int |
 
 
 def _about(call: Any, settled: dict[str, Any]) -> dict[str, Any]:
-    """What exporters are told of the call behind an entry."""
+    """Describe the call behind an entry to exporters."""
     names = ("source", "usage", "price_version", "unit_prices", "cost_nano")
     fixed = {name: getattr(call, name) for name in ("call_id", "agent", "step", "attempt", "provider", "model")}
     return fixed | {name: settled[name] for name in names}
 
 
 def _price(pricer: Pricer, usage: Usage | None, source: Source, call: Any) -> Price | None:
-    """What a usage costs; None where nobody knows. Settlement is never refused for want of a price."""
+    """Price a usage; None where no price is known, which settlement is never refused for."""
     if usage is None:
         return None
     try:
@@ -208,7 +213,7 @@ def _price(pricer: Pricer, usage: Usage | None, source: Source, call: Any) -> Pr
 
 
 def _spend(tx: Transaction, generation: str, cost: int) -> int:
-    """Take a cost out of the hold, as far as that reaches; how much it was."""
+    """Take a cost out of the hold, as far as that reaches, and return the amount."""
     if cost <= 0:
         return 0
     found = tx.first(LOCK_HOLD, {"whose": generation})

@@ -19,16 +19,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Executable, Insert, Interval, Table, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Executable, Insert, Interval, Table, false, func, literal, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import ArgumentError
 
 from unspool.errors import ConfigurationError, StoreUnavailable
-from unspool.ledger.engines import TRY, Postgres, Sqlite, contended, passing
+from unspool.ledger.engines import TRY, Postgres, Sqlite, contended, passing, refusing
 from unspool.ledger.owned import OwnedTasks
-from unspool.ledger.tables import Instant
+from unspool.ledger.tables import Instant, account
 
 _log = logging.getLogger("unspool.ledger")
 T = TypeVar("T")
@@ -36,6 +35,7 @@ T = TypeVar("T")
 _LONG: Final = 600.0  # seconds for a try of what looks at whole tables
 _ANSWER: Final = 3.0  # seconds for what only reads: a caller waits for it
 _LEAST: Final = 1.0  # seconds for a try, however little patience is left
+_WRITE_NOTHING: Final = update(account).values(floor=account.c.floor).where(false())
 _PAUSES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds between two tries; the last is repeated
 
 
@@ -88,7 +88,7 @@ def _new(table: Table, postgres: bool) -> Insert:
 
 
 class Database:
-    """Where a ledger lives: `sqlite://` (in memory), `sqlite:///file.db` or `postgresql://…`.
+    """The database of a ledger: `sqlite://` (in memory), `sqlite:///file.db` or `postgresql://…`.
 
     `clock`: in the place of the database's own, for tests. `patience`: seconds for which a transaction is repeated
     before StoreUnavailable is raised; one that only reads has three at most.
@@ -125,7 +125,7 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """Where it is kept, if that is a file."""
+        """The file that it is kept in, None for another kind of database."""
         name = self.url.database
         return Path(name) if self.sqlite and name and name != ":memory:" else None
 
@@ -137,15 +137,15 @@ class Database:
         await self._engine.close()
 
     def within(self, seconds: float) -> Self:
-        """The same database for a caller with a bound of its own: each transaction has so many seconds, all its tries
-        included, and one try may take them all."""
+        """A copy for a caller with a bound of its own: each transaction has so many seconds, all its tries included,
+        and one try may take them all."""
         bounded = copy(self)
         bounded._patience = {True: seconds, False: seconds}
         bounded._least, bounded._most = 0.0, seconds
         return bounded
 
     def unhurried(self) -> Self:
-        """The same database for what looks at whole tables, an audit or a migration: one try has ten minutes."""
+        """A copy for work on whole tables, an audit or a migration: one try has ten minutes."""
         unhurried = copy(self)
         unhurried._least = unhurried._most = _LONG
         return unhurried
@@ -156,13 +156,13 @@ class Database:
         return await self._tasks.run(self._repeat(work, False))
 
     async def read(self, work: Work[T]) -> T:
-        """The same for `work` that only reads, and sees the state of one moment."""
+        """Run `work` that only reads, on the state of one moment. Raises what it raises, and StoreUnavailable."""
         return await self._tasks.run(self._repeat(work, True))
 
     async def ping(self) -> None:
         """Make sure that the database takes writes. Raises StoreUnavailable, and what is not foreseen."""
         try:
-            await self.write(lambda tx: tx.first(select(1)))
+            await self.write(lambda tx: tx.run(_WRITE_NOTHING))
         except Exception as error:
             self.health.failed(False, error)
             raise
@@ -171,6 +171,7 @@ class Database:
         if self._engine.closed:
             raise StoreUnavailable("the ledger is closed")
         until = time.monotonic() + self._patience[reads]
+        last = until - self._patience[reads] / 8  # a try that began later could not wait for a lock
         tries = 0
         while True:
             seconds = max(self._least, min(self._most, until - time.monotonic()))
@@ -180,13 +181,14 @@ class Database:
                     found = await self._engine.run(
                         lambda connection: work(Transaction(connection, self._clock)), reads, seconds
                     )
-            except (DBAPIError, OSError, PoolTimeout) as error:
-                if not passing(error):
-                    if isinstance(error, OperationalError):
-                        raise self._unavailable(f"refuses: {error.orig}", error, reads) from error
+            except Exception as error:
+                if passing(error):
+                    if time.monotonic() + pause >= last:
+                        raise self._unavailable("cannot be reached", error, reads) from error
+                elif refusing(error):
+                    raise self._unavailable(f"refuses: {getattr(error, 'orig', error)}", error, reads) from error
+                else:
                     raise
-                if time.monotonic() + pause >= until:
-                    raise self._unavailable("cannot be reached", error, reads) from error
             else:
                 self.health.answered(reads)
                 return found
@@ -200,7 +202,7 @@ class Database:
 
 
 class Health:
-    """Whether a database answers, as its transactions find it: logged when that changes, not each time."""
+    """The availability of a database, as its transactions find it. Only changes are logged."""
 
     def __init__(self) -> None:
         self._failing: set[bool] = set()  # True: what reads, False: what writes; a locked file can still be read

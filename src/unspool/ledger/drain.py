@@ -1,4 +1,4 @@
-"""Reading a provider's stream on when its reader has left: for what it will still tell of its usage."""
+"""Reading of a provider's stream to its end after its reader has left, for the usage that comes last."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pump(Generic[T]):
         self._task = tasks.spawn(self._run())
 
     async def chunks(self) -> AsyncGenerator[T, None]:
-        """What the stream yields. Raises what it raises."""
+        """Yield the chunks of the stream. Raises what it raises."""
         while (chunk := await self._queue.get()) is not None:
             yield chunk[0]
         if self._error is not None:

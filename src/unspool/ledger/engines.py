@@ -11,9 +11,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -26,17 +27,15 @@ T = TypeVar("T")
 TRY: Final = 5.0
 """Seconds that one try of a transaction may take, where its caller has not set a bound of its own."""
 
+_BOUNDS: Final = text("SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :all, true)")
 _POOL: Final = 10
 _CLOSING: Final = 1.0  # seconds that SQLite's thread may take to close its file
 _BUSY_MS: Final = 250  # that the one thread waits for a locked file; the transaction is tried again after that
-_PASSING: Final = (
-    "08",
-    "25P03",
-    "40",
-    "53",
-    "55P03",
-    "57",
-)  # connection lost, too late, rolled back, full, locked, going
+_GONE: Final = ("25006", "28", "3D", "42501", "53", "57P")
+"""SQLSTATEs of a server that does not serve: read-only, login, database or right refused, full, going down."""
+_PASSING: Final = ("08", "25006", "25P03", "40", "53", "55P03", "57")
+"""SQLSTATEs after which a transaction may succeed when it is repeated: the connection was lost, the server takes no
+writes for now, the transaction was too slow, was rolled back, or met a lock."""
 _CONTENDED: Final = ("40", "55P03")  # another transaction is in the way; the database itself is well
 _BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED
 
@@ -105,16 +104,19 @@ class Postgres:
         self._doubted = 0.0  # connections that are older may lead nowhere
         event.listen(self._engine.sync_engine, "connect", self._prepare)
         event.listen(self._engine.sync_engine, "checkout", self._refuse_doubted)
+        event.listen(self._engine.sync_engine, "handle_error", self._part_from_gone)
 
     async def run(self, work: Callable[[Connection], T], reads: bool, seconds: float) -> T:
         """Run `work` in a transaction. Raises what it raises. When it is cancelled, its connection is cut off."""
+        connection = None
         try:
             async with (self._reader if reads else self._engine).begin() as connection:
-                if seconds > TRY:
-                    await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
+                if seconds > TRY or (seconds < TRY and not reads):
+                    await connection.execute(_BOUNDS, {"lock": _ms(seconds / 2), "all": _ms(max(seconds, TRY))})
                 return await connection.run_sync(work)
         except asyncio.CancelledError:
-            self._doubted = time.monotonic()
+            if connection is not None:  # it was not only waiting for one
+                self._doubted = time.monotonic()
             raise
         except self._broken as error:  # the server has ended the connection, and the driver is about to see it
             raise ConnectionResetError from error
@@ -126,8 +128,9 @@ class Postgres:
     @staticmethod
     def _prepare(connection: Any, record: Any) -> None:
         # On the server, too: a client that was cut off, or is frozen, must not hold locks that others wait for.
-        bounds = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-        settings = "; ".join(f"SET {name} = {round(TRY * 1000)}" for name in bounds)
+        # A lock is waited for half as long as the client waits, which then hears of the lock.
+        bounds = {"statement_timeout": TRY, "lock_timeout": TRY / 2, "idle_in_transaction_session_timeout": TRY}
+        settings = "; ".join(f"SET {name} = {_ms(seconds)}" for name, seconds in bounds.items())
 
         async def prepare(driver: Any) -> None:
             try:
@@ -144,6 +147,12 @@ class Postgres:
     def _refuse_doubted(self, _: object, record: Any, __: object) -> None:
         if record.info["born"] < self._doubted:
             raise DisconnectionError
+
+    @staticmethod
+    def _part_from_gone(context: ExceptionContext) -> None:
+        # The next try connects again: to the server that has taken over, say.
+        if _state(context.original_exception).startswith(_GONE):
+            context.is_disconnect = True
 
 
 class _DaemonThread(Executor):
@@ -180,16 +189,28 @@ def _fulfil(future: Future[T], call: Callable[[], T]) -> None:
 
 
 def passing(error: Exception) -> bool:
-    """Whether the same transaction may well succeed when it is tried again."""
-    if not isinstance(error, DBAPIError):
-        return True
-    code = getattr(error.orig, "sqlstate", None)
-    if code:
-        return str(code).startswith(_PASSING)
-    return error.connection_invalidated or getattr(error.orig, "sqlite_errorcode", None) in _BUSY
+    """Tell whether a transaction that failed may succeed when it is repeated."""
+    if state := _state(error):
+        return state.startswith(_PASSING)
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or getattr(error.orig, "sqlite_errorcode", None) in _BUSY
+    return isinstance(error, (OSError, PoolTimeout))
+
+
+def refusing(error: Exception) -> bool:
+    """Tell whether the database refuses to serve, so that a repetition would be refused as well."""
+    return _state(error).startswith(_GONE) or isinstance(error, OperationalError)
 
 
 def contended(error: Exception) -> bool:
-    """Whether only another transaction is in the way."""
-    code = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return bool(code) and str(code).startswith(_CONTENDED)
+    """Tell whether only another transaction is in the way."""
+    return _state(error).startswith(_CONTENDED)
+
+
+def _state(error: BaseException) -> str:
+    """Return the SQLSTATE of an error of SQLAlchemy or the driver; empty where it has none."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
+def _ms(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))  # 0 would be for ever

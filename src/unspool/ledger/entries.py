@@ -1,4 +1,4 @@
-"""Entries: how money moves. An account, its entry and the entry's outbox row, in one transaction, always together."""
+"""Entries, the movements of money. An account, its entry and the entry's outbox row change in one transaction."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def post(tx: Transaction, posting: Posting) -> Entry:
-    """Make an entry. Whoever calls this holds the lock on what its key stands for. Raises NotFound."""
+    """Make an entry. The caller has locked the row that its key stands for. Raises NotFound."""
     moved = tx.first(_MOVE, {"whose": posting.account, "by": posting.amount, "released": posting.released})
     if moved is None:
         raise NotFound(f"there is no account {posting.account!r}")
@@ -87,7 +87,7 @@ def post(tx: Transaction, posting: Posting) -> Entry:
 
 
 def post_once(tx: Transaction, posting: Posting) -> tuple[Entry, bool]:
-    """Make an entry unless its key has one; which it is, and whether it is new.
+    """Make an entry unless its key has one. Returns the entry, and whether it is new.
 
     The account is locked before the look, so that of two at the same time one finds the other's. Raises LedgerConflict
     where the key has an entry of another amount or account.

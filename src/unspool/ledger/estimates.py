@@ -1,4 +1,4 @@
-"""What a call used whose provider did not say: exact where a part was told, counted from the text where not."""
+"""Estimates of usage that the provider did not report: exact where a part was told, else counted from the text."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def tiktoken_counter() -> TokenCounter:
 def estimate(told: Usage | None, input_tokens: int | None, output_tokens: int) -> Usage | None:
     """The estimate of a call that ended early.
 
-    `told`: what the provider had said until then, whose input is exact; else `input_tokens`, as whoever sent the
-    request had counted it. `output_tokens`: counted from the text. None: nothing is known at all.
+    `told`: what the provider had said until then, whose input is exact; else `input_tokens`, as the caller had
+    counted the request. `output_tokens`: counted from the text. None: nothing is known at all.
     """
     if told is not None:
         output = max(output_tokens, told.output_tokens)

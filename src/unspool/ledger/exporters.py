@@ -1,4 +1,4 @@
-"""Where entries can be taken: a webhook of your own, and Stripe's billing meters."""
+"""Exporters of entries: a webhook of your own, and Stripe's billing meters."""
 
 from __future__ import annotations
 

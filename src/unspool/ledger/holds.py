@@ -1,19 +1,24 @@
-"""Holds: what a generation may spend, set aside while it runs. Leased, topped up, and closed once, by its seal.
+"""Holds: money that is set aside for a generation while it runs. Leased, topped up, and closed once, by its seal.
 
 Money is set aside before there is a generation, since a start that is refused must not have replaced anything: the hold
 then bears a reserved name, `stream/+token`, and is given the generation's once that has a number.
 
 A hold whose lease has run out gives back what it has and stays open, for the ledger does not know who lives: its owner
-may only have been cut off from the ledger, and opens it again by a renewal or its next call.
+may only have been cut off from the ledger, and opens it again by a renewal or its next call. One that is only reserved
+is deleted.
+
+Rows are locked in one order, here and wherever the ledger writes: call, hold, stream, account. The one exception is the
+start of a call, which locks its hold before it inserts the call. A transaction that locks several holds takes them in
+the order of their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, delete, select, tuple_, update
+from sqlalchemy import Select, bindparam, delete, or_, select, update
 
 from unspool.errors import Fenced, InsufficientBalance, TooManyGenerations
 from unspool.ledger.database import Transaction
@@ -57,7 +62,7 @@ _REMOVE: Final = delete(hold).where(hold.c.generation == bindparam("whose"))
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """What is set aside for a generation. `remaining`: nano-USD. `expires_at`: Unix seconds of the database's clock."""
+    """Money set aside for a generation. `remaining`: nano-USD. `expires_at`: Unix seconds of the database's clock."""
 
     generation: str
     account: str
@@ -107,7 +112,7 @@ def _note(tx: Transaction, generation: str) -> None:
 
 
 def reserve(tx: Transaction, name: str, whose: str, amount: int, lease: float, limit: int) -> int:
-    """Set something aside for a start; the highest number that its stream ever had here.
+    """Set money aside for a start. Returns the highest number that its stream ever had here.
 
     `limit`: how many streams may hold something of the account, this one included; 0: any number. Raises
     InsufficientBalance, TooManyGenerations.
@@ -131,7 +136,7 @@ def release(tx: Transaction, name: str) -> None:
 
 
 def bind(tx: Transaction, name: str, generation: str, epoch: int) -> bool:
-    """Give a reserved hold the name of its generation; whether there was such a hold, and no other of this name."""
+    """Give a reserved hold the name of its generation. False where there is none, or the name is taken."""
     if tx.first(LOCK_HOLD, {"whose": generation}) is not None:
         return False
     renamed = tx.change(_RENAME, {"reserved": name, "whose": generation, "by": epoch}) == 1
@@ -154,8 +159,8 @@ def admit(
     }  # fmt: skip
     new = tx.insert_new(hold, values)
     if new:
-        _set_aside(tx, whose, amount)
         _note(tx, generation)
+        _set_aside(tx, whose, amount)
     found = hold_of(tx.first(LOCK_HOLD, {"whose": generation}))
     if found.state != OPEN or found.account != whose:
         raise Fenced(f"the hold of {generation} is closed, or another account's")
@@ -163,7 +168,7 @@ def admit(
 
 
 def top_up(tx: Transaction, held: Hold, wanted: int) -> int:
-    """Raise a hold that is locked to `wanted`; what it has then. Raises InsufficientBalance."""
+    """Raise a hold that is locked to `wanted`. Returns what it has then. Raises InsufficientBalance."""
     more = wanted - held.remaining
     if more <= 0:
         return held.remaining
@@ -185,7 +190,7 @@ def _set_aside(tx: Transaction, whose: str, more: int) -> None:
 
 
 def close(tx: Transaction, generation: str, reserved: str | None = None) -> int | None:
-    """Close a hold and give back what remains, once: how much, None where it was closed or never there."""
+    """Close a hold and give back what remains, once. Returns the amount, None where it was closed or never there."""
     if reserved is not None:
         bind(tx, reserved, generation, 1)
     found = tx.first(LOCK_HOLD, {"whose": generation})
@@ -197,43 +202,49 @@ def close(tx: Transaction, generation: str, reserved: str | None = None) -> int 
     return found.remaining
 
 
-def renew(tx: Transaction, epochs: Mapping[str, int], lease: float) -> Sequence[str]:
-    """Renew the holds of these generations, each under its epoch; those that are renewed."""
-    if not epochs:
-        return []
-    mine = tuple_(hold.c.generation, hold.c.epoch).in_(list(epochs.items()))
-    statement = update(hold).where(mine, hold.c.state == OPEN).values(expires_at=tx.later(lease))
-    renewed = {row.generation for row in tx.all(statement.returning(hold.c.generation))}
-    # The others are closed, or have not heard of a take-over.
-    return [
-        generation
-        for generation, epoch in epochs.items()
-        if generation in renewed or take_over(tx, generation, epoch, lease)
-    ]
+def renew(
+    tx: Transaction, generations: Collection[str], epoch: int, lease: float, *, wait: bool = True
+) -> Sequence[str]:
+    """Renew open holds under an epoch, which fences owners of lower epochs off. Returns the generations renewed.
+
+    Without `wait`, a hold that another transaction has locked is passed over.
+    """
+    mine = select(hold.c.generation).where(
+        hold.c.generation.in_(generations), hold.c.epoch <= epoch, hold.c.state == OPEN
+    )
+    locked = mine.order_by(hold.c.generation).with_for_update(skip_locked=not wait)
+    names = [row.generation for row in tx.all(locked)]
+    if names:
+        renewed = update(hold).where(hold.c.generation.in_(names))
+        tx.run(renewed.values(epoch=epoch, expires_at=tx.later(lease)))
+    return names
 
 
 def take_over(tx: Transaction, generation: str, epoch: int, lease: float) -> bool:
-    """Fence the hold's owner off by a higher epoch; whether there is an open hold under it now."""
-    lower = update(hold).where(hold.c.generation == generation, hold.c.epoch <= epoch, hold.c.state == OPEN)
-    taken = lower.values(epoch=epoch, expires_at=tx.later(lease)).returning(hold.c.generation)
-    return tx.first(taken) is not None
+    """Fence a hold's owner off by a higher epoch. Returns whether there is an open hold under it now."""
+    return bool(renew(tx, [generation], epoch, lease))
+
+
+def _late(tx: Transaction) -> Select[Any]:
+    """Open holds that have run out and have something to give back, or are only reserved."""
+    rest = or_(hold.c.remaining > 0, hold.c.generation.like("%/+%"))
+    return select(hold).where(hold.c.state == OPEN, hold.c.expires_at < tx.now(), rest)
 
 
 def expired(tx: Transaction, behind: str, limit: int) -> Sequence[str]:
-    """Generations whose holds have run out with something in them, in their order, behind one of them."""
-    late = select(hold.c.generation).where(hold.c.state == OPEN, hold.c.expires_at < tx.now(), hold.c.remaining > 0)
-    page = late.where(hold.c.generation > behind).order_by(hold.c.generation).limit(limit)
+    """The generations of holds for `lapse`, in order, behind one of them."""
+    page = _late(tx).where(hold.c.generation > behind).order_by(hold.c.generation).limit(limit)
     return [row.generation for row in tx.all(page)]
 
 
 def lapse(tx: Transaction, generation: str) -> bool:
-    """Give back what a hold has, if it is still expired now that it is locked. It stays open."""
-    late = select(hold).where(
-        hold.c.generation == generation, hold.c.state == OPEN, hold.c.expires_at < tx.now(), hold.c.remaining > 0
-    )
-    found = tx.first(late.with_for_update())
+    """Give back what a hold has, if it is still expired now that it is locked. It stays open, or is deleted where it
+    is only reserved."""
+    found = tx.first(_late(tx).where(hold.c.generation == generation).with_for_update())
     if found is None:
         return False
-    tx.run(_EMPTY, {"whose": generation})
-    tx.run(_GIVE_BACK, {"whose": found.account_id, "rest": found.remaining})
+    _, number = numbered(generation)
+    tx.run(_EMPTY if number else _REMOVE, {"whose": generation})
+    if found.remaining:
+        tx.run(_GIVE_BACK, {"whose": found.account_id, "rest": found.remaining})
     return True

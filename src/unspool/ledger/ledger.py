@@ -1,4 +1,4 @@
-"""The ledger: accounts, holds, charges. A model call is charged once, whoever reports it, how often, in what order."""
+"""The ledger: accounts, holds, charges. A model call is charged once, however often it is reported."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -37,6 +38,7 @@ _log = logging.getLogger("unspool.ledger")
 _NOTHING: Final = Usage()
 _CLOSING: Final = 5.0  # seconds that periodic work and the exporter may take to end
 _LARGEST_PAGE: Final = 1000
+_PIECE: Final = 500  # holds that are renewed in one transaction
 
 
 class Ledger:
@@ -44,9 +46,9 @@ class Ledger:
 
     `url`: `sqlite://` (in memory), `sqlite:///file.db`, `postgresql://user@host/database`. `pricer`: else `Prices()`.
     `counter`: counts the tokens of an answer whose usage is not known; else four bytes are one. `recall`: what the
-    application knows of a call whose process died. `report`: told of what nobody waits for, a UsageConflict above
-    all; else it is logged. `exporter`: where entries are delivered to while the ledger is open. `clock`: Unix seconds,
-    in the place of the database's own.
+    application knows of a call whose process died. `report`: called with errors that are raised to no
+    caller, a UsageConflict above all; else they are logged. `exporter`: delivers entries while the ledger is open.
+    `clock`: Unix seconds, in the place of the database's own.
 
     Enter it, or `open` and `close` it. Amounts are integer nano-USD: `nano("0.10")`. Everything runs in tasks of its
     own: a caller that is cancelled leaves nothing half done. Any call raises StoreUnavailable when the database stays
@@ -73,12 +75,12 @@ class Ledger:
         self._rng = rng or random.Random()
         self.database = Database(url, self._tasks, clock=clock, patience=self.options.patience, rng=self._rng)
         self._pricer = pricer or Prices()
-        self.report = report or _log_report
+        self._report = report or _log_report
         self._delivery = None if exporter is None else self.delivery(exporter)
         self._workers: list[asyncio.Task[None]] = []
         self.setbacks = Setbacks(self._clock, self._rng)
-        """What the sweep could not settle, by the names of calls and generations."""
-        self._desk = Desk(self._start, self._settle, self.report, self._tasks, self.options, counter)
+        """Calls and generations that the sweep could not settle, by name."""
+        self._desk = Desk(self._start, self._withdraw, self._settle, self.report, self._tasks, self.options, counter)
 
     @classmethod
     def from_url(cls, url: str, **settings: Any) -> Self:
@@ -140,18 +142,21 @@ class Ledger:
         return found
 
     def within(self, seconds: float) -> Self:
-        """The same ledger for a caller that cannot wait: each transaction is done in so many seconds, or not at all."""
+        """A copy for a caller that cannot wait: each transaction is done in so many seconds, or not at all."""
         bounded = copy(self)
         bounded.database = self.database.within(seconds)
         return bounded
 
-    def now(self) -> float:
-        """Unix seconds, by this process's clock or the one that was given."""
-        return self._clock()
-
     async def ping(self) -> None:
         """Make sure that the database takes writes. Raises StoreUnavailable."""
         await self.database.ping()
+
+    def report(self, error: UnspoolError) -> None:
+        """Tell the application of an error that is raised to no caller. One in its `report` is logged."""
+        try:
+            self._report(error)
+        except Exception:  # noqa: BLE001  (the application's own; what is being settled must be settled)
+            _log.exception("the application's report failed; what it was told: %s", error)
 
     # a generation's money
 
@@ -192,10 +197,22 @@ class Ledger:
 
     async def renew(self, epochs: Mapping[GenerationKey, int]) -> set[str]:
         """Renew the holds of running generations under their owners' epochs, also those that have run out. Those that
-        were renewed, as `str(key)`: the others are closed, or another owner's by now."""
-        named = {str(key): epoch for key, epoch in epochs.items()}
-        lease = self.options.hold_lease
-        return set(await self.database.write(lambda tx: holds.renew(tx, named, lease)))
+        were renewed, as `str(key)`: the others are closed, or another owner's by now.
+
+        Any number of them, 500 in a transaction. Holds that are locked come last, so that they hold up no others.
+        """
+        left, renewed = {str(key): epoch for key, epoch in epochs.items()}, set[str]()
+        for wait in (False, True):
+            for epoch in sorted(set(left.values())):
+                names = sorted(name for name in left if left[name] == epoch)
+                for start in range(0, len(names), _PIECE):
+                    work = partial(
+                        holds.renew, generations=names[start : start + _PIECE], epoch=epoch,
+                        lease=self.options.hold_lease, wait=wait,
+                    )  # fmt: skip
+                    renewed.update(await self.database.write(work))
+            left = {name: epoch for name, epoch in left.items() if name not in renewed}
+        return renewed
 
     async def take_over(self, key: GenerationKey, epoch: int) -> bool:
         """Fence the owner off: from now on only `epoch` may start calls. Whether there is an open hold."""
@@ -246,7 +263,7 @@ class Ledger:
                 raise InvalidArgument(f"{name} must be an integer of {least} or more")
         intent = CallStart(
             call_id=call_id(key, agent, step, attempt), generation=str(key), agent=agent, step=step, attempt=attempt,
-            provider=provider, model=model, epoch=epoch, started_at=self._clock(), token=secrets.token_hex(8),
+            provider=provider, model=model, epoch=epoch, token=secrets.token_hex(8),
             reserved=holds.reserved_name(key.stream_id, token) if token else None,
             hold=self.options.hold if hold is None else check_amount(hold, "hold", least=0), input_tokens=input_tokens,
             account=account,
@@ -255,7 +272,7 @@ class Ledger:
 
     async def settle(self, call_id: str, usage: Usage | Mapping[str, Any] | None) -> Charge:
         """Report what a call used: the provider's own object, or a `Usage`, whose `source` says whether it is an
-        estimate; None: nobody will know. Any number of times, from anywhere, in any order.
+        estimate; None: it will never be known. Any number of times, from anywhere, in any order.
 
         Raises NotFound for a call that was never started, InvalidArgument for a usage that makes no sense,
         UsageConflict where the provider's word was another before: no money moves then, and `report` is told.
@@ -282,7 +299,7 @@ class Ledger:
         return await self._credit("grant", account, check_amount(amount, least=1), f"grant:{check_word('id', id)}")
 
     async def refill(self, account: str, amount: int, *, window: str) -> Credit:
-        """Add money once in a `window`, whoever asks how often: `2026-11` for a monthly allowance, say."""
+        """Add money once in a `window`, for example `2026-11` for a monthly allowance."""
         key = f"refill:{account}:{check_word('window', window)}"
         return await self._credit("refill", account, check_amount(amount, least=1), key)
 
@@ -291,7 +308,7 @@ class Ledger:
         return await self._credit("adjust", account, check_amount(amount), f"adjust:{check_word('id', id)}")
 
     async def set_floor(self, account: str, floor: int) -> None:
-        """How far down admissions may take an account: below 0 is credit, above 0 a reserve."""
+        """Set how far down admissions may take an account: below 0 is credit, above 0 a reserve."""
         check_id("account", account)
         lowest = check_amount(floor, "floor")
         await self.database.write(lambda tx: accounts.set_floor(tx, account, lowest))
@@ -321,12 +338,8 @@ class Ledger:
         return await self.database.read(lambda tx: reads.entries(tx, account, after, limit))
 
     async def usage(self, key: GenerationKey) -> GenerationUsage:
-        """What a generation used: each call, what is reported, what is billed, by agent and by model."""
+        """Return the usage of a generation: each call, reported and billed totals, by agent and by model."""
         return await self.database.read(lambda tx: reads.usage(tx, str(key)))
-
-    async def account_of(self, key: GenerationKey) -> str | None:
-        """The account that pays for a generation, None where none does."""
-        return await self.database.read(lambda tx: reads.owner(tx, str(key)))
 
     async def running(self, account: str) -> list[GenerationKey]:
         """The generations that hold something of an account: those that are running, by their leases. One that is
@@ -339,7 +352,7 @@ class Ledger:
         self, *, after: str = "", limit: int = 100, provider: str | None = None, model: str | None = None,
         unpriced: bool = False,
     ) -> list[CallRecord]:  # fmt: skip
-        """Settled calls whose ids come behind `after`, in their order: what there is to re-rate."""
+        """List settled calls with ids behind `after`, in order, for re-rating."""
         return await self.database.unhurried().read(
             lambda tx: reads.settled(tx, after, limit, provider, model, unpriced)
         )
@@ -351,14 +364,14 @@ class Ledger:
     # periodic work
 
     async def sweep(self) -> int:
-        """Give back what expired holds have, and settle the calls that their processes left open; how many calls.
+        """Give back what expired holds have, and settle the calls that were left open. Returns the number of calls.
 
         One that fails holds up no other: it is counted in `setbacks`, and tried again later and later.
         """
         return await reaper.sweep(self)
 
     async def reap(self, key: GenerationKey) -> int:
-        """Settle at once every open call of a generation whose process is known to be dead; how many they were."""
+        """Settle at once every open call of a generation whose process is known to be dead. Returns their number."""
         return await reaper.reap(self, key)
 
     def delivery(self, exporter: Exporter) -> Delivery:
@@ -368,8 +381,14 @@ class Ledger:
     # the desk of metered calls
 
     async def _start(self, intent: CallStart) -> None:
-        self._pricer.price(_NOTHING, provider=intent.provider, model=intent.model, at=intent.started_at)
+        self._pricer.price(_NOTHING, provider=intent.provider, model=intent.model, at=self._clock())
         await self.database.write(lambda tx: calls.start(tx, intent, self.options.hold_lease))
+
+    async def _withdraw(self, intent: CallStart) -> None:
+        # Its start may still be committing: it has locked the hold until then.
+        await self.database.write(lambda tx: tx.first(holds.LOCK_HOLD, {"whose": intent.generation}))
+        if await self.database.write(lambda tx: calls.is_open(tx, intent)):
+            await self.void(intent.call_id)
 
     async def _settle(self, call_id: str, usage: Usage | None, source: Source) -> Charge:
         pricer, now, target = self._pricer, self._clock(), self.options.target

@@ -1,4 +1,4 @@
-"""What a provider's chunks tell of one call: its usage, and how much text there was. Pure, and cheap for each chunk.
+"""The meter of one call: reads usage and the amount of text from a provider's chunks. Pure, and cheap for each.
 
 Chunks are told apart by their shape, never by the vendor's name; objects of a client library are read like mappings.
 Cumulative usage replaces, LangChain's deltas are summed. Nothing that a provider sends makes `observe` raise.
@@ -64,7 +64,7 @@ class Meter:
 
     @property
     def observed(self) -> bool:
-        """Whether the provider has sent anything of substance: the request had left."""
+        """True when the provider has sent anything of substance: the request had left."""
         return self.usage is not None or self.size > 0 or self.fault is not None
 
     @property

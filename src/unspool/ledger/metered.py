@@ -1,4 +1,4 @@
-"""One model call under the ledger's eye: its intent before it leaves, its settlement however it is left."""
+"""One metered model call: its intent before the request leaves, its settlement however the block ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
-from unspool.errors import InvalidArgument, StoreUnavailable, UnspoolError
+from unspool.errors import (
+    CallStarted,
+    InsufficientBalance,
+    InvalidArgument,
+    StoreUnavailable,
+    UnknownPrice,
+    UnspoolError,
+)
 from unspool.events import Event
 from unspool.ledger.calls import CallStart, Charge
 from unspool.ledger.drain import Pump
@@ -23,17 +30,18 @@ from unspool.ledger.rules import Source
 from unspool.ledger.usage import Usage
 
 _log = logging.getLogger("unspool.ledger")
-_AGAIN: Final = 1.0  # seconds before a settlement is tried again whose database is away
-_FAILURES: Final = 60  # times that a settlement is tried again which fails for a reason that is not foreseen
+_AGAIN: Final = 1.0  # seconds before a settlement that failed is tried again; doubled with each failure
+_SLOWEST: Final = 15.0
 _CUT: Final = 1.0  # seconds that a cancelled block waits for its settlement: a Stop waits for the block
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What a metered call needs of its ledger."""
+    """The parts of a ledger that a metered call uses."""
 
     start: Callable[[CallStart], Awaitable[None]]
+    withdraw: Callable[[CallStart], Awaitable[None]]
     settle: Callable[[str, Usage | None, Source], Awaitable[Charge]]
     report: Callable[[UnspoolError], None]
     tasks: OwnedTasks
@@ -50,7 +58,7 @@ class MeteredCall:
     wrong there is reported to the ledger's `report`, never raised: the answer is there, and the charge is not the
     answer's concern.
 
-    `charge`: what it came to, None until it is settled.
+    `charge`: the outcome, None until it is settled.
     """
 
     def __init__(self, desk: Desk, intent: CallStart, policy: Policy) -> None:
@@ -74,7 +82,7 @@ class MeteredCall:
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider has told so far."""
+        """The usage that the provider has reported so far."""
         return self._meter.usage
 
     def void(self) -> None:
@@ -124,10 +132,23 @@ class MeteredCall:
         await asyncio.wait({finishing}, timeout=patience)
 
     async def _start(self) -> None:
-        await self._desk.start(self._intent)
+        try:
+            await self._desk.start(self._intent)
+        except (CallStarted, InsufficientBalance, UnknownPrice):
+            raise  # nothing was written
+        except Exception:  # its commit may not have been answered
+            self._desk.tasks.spawn(self._withdraw())
+            raise
+
+    async def _withdraw(self) -> None:
+        """Void the intent, if it was written: the caller was refused and sends nothing."""
+        try:
+            await self._insist(lambda: self._desk.withdraw(self._intent))
+        except Exception as error:  # noqa: BLE001  (logged; the reaper settles what is left open)
+            _log.debug("call %s could not be withdrawn: %r", self.call_id, error)
 
     async def _take_back(self, starting: asyncio.Task[None]) -> None:
-        """Whoever wanted to call was cancelled while the intent was being written: nothing has left."""
+        """Void the intent of a caller that was cancelled while it was being written: nothing has left."""
         await asyncio.wait({starting})
         if not starting.cancelled() and starting.exception() is None:
             self.void()
@@ -145,35 +166,35 @@ class MeteredCall:
                 self.charge = await self._settle(usage, source)
         except UnspoolError as error:
             self._desk.report(error)
-        except Exception:  # noqa: BLE001  (nobody waits for it; the reaper settles what is left open)
+        except Exception:  # noqa: BLE001  (no caller waits for it; the reaper settles what is left open)
             _log.exception("call %s could not be settled; its usage: %s", self.call_id, self._meter.usage)
 
     async def _settle(self, usage: Usage | None, source: Source) -> Charge:
-        failures = 0
+        return await self._insist(lambda: self._desk.settle(self.call_id, usage, source))
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Try again until the database takes it, or the ledger is closed. Raises what the ledger refuses."""
+        pause = _AGAIN
         while True:
             try:
-                return await self._desk.settle(self.call_id, usage, source)
-            except StoreUnavailable as error:
-                if self._desk.tasks.closed:
-                    _log.error("call %s is left unsettled; its usage: %s", self.call_id, usage)
+                return await work()
+            except Exception as error:
+                if isinstance(error, UnspoolError) and not isinstance(error, StoreUnavailable):
                     raise
-                if failures == 0:
-                    _log.warning("call %s waits for the database: %s", self.call_id, error)
-            except UnspoolError:
-                raise
-            except Exception:
-                if failures == _FAILURES or self._desk.tasks.closed:
+                if self._desk.tasks.closing.is_set():
+                    _log.error("call %s is left unsettled; its usage: %s", self.call_id, self._meter.usage)
                     raise
-                if failures == 0:
-                    _log.exception("call %s could not be settled, and is tried again", self.call_id)
+                if pause == _AGAIN:
+                    unforeseen = not isinstance(error, StoreUnavailable)
+                    _log.warning("call %s waits for the database: %s", self.call_id, error, exc_info=unforeseen)
             except asyncio.CancelledError:
-                _log.error("call %s is left unsettled; its usage: %s", self.call_id, usage)
+                _log.error("call %s is left unsettled; its usage: %s", self.call_id, self._meter.usage)
                 raise
-            failures += 1
-            await asyncio.sleep(_AGAIN)
+            await self._desk.tasks.rest(pause)
+            pause = min(2 * pause, _SLOWEST)
 
     async def _outcome(self, cut: bool) -> tuple[Usage | None, Source]:
-        """What to report of the call as it stands."""
+        """Return the usage to report for the call as it stands, and its source."""
         meter = self._meter
         if self._never_left and not meter.observed:
             return None, Source.VOID

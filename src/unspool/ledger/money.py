@@ -14,7 +14,7 @@ LARGEST_AMOUNT: Final = 10**18
 """The largest amount of one entry, in nano-USD: a thousand million USD."""
 
 EXACT: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
-"""What prices are computed in, whatever the application has set."""
+"""The decimal context of prices, independent of the application's."""
 
 
 def nano(usd: Decimal | int | str) -> int:

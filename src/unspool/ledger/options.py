@@ -13,19 +13,19 @@ Policy = Literal["estimate", "drain", "input_only"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerOptions:
-    """How a ledger behaves. Seconds, counts or nano-USD.
+    """Settings of a ledger. Seconds, counts or nano-USD.
 
     Raises InvalidArgument, naming the field, for a figure that makes no sense.
     """
 
     hold: int = 0
-    """Nano-USD set aside for a generation when it is admitted, and made up to before each call. 0: whoever is not in
-    debt may run, and an estimate is not capped."""
+    """Nano-USD set aside for a generation when it is admitted, and made up to before each call. 0: an account
+    that is not in debt may run, and an estimate is not capped."""
     hold_lease: float = 60.0
     """Seconds for which a hold stays without being renewed; renewed at every third of it. Then what it holds is given
     back, until its owner makes a call: an owner may live on while the ledger is away."""
     policy: Policy = "estimate"
-    """What is charged for a call that ended before its usage was told. `estimate`: exact input where the provider told
+    """The charge for a call that ended before its usage was told. `estimate`: exact input where the provider told
     it, output counted from the text. `drain`: read on in the background for what it will tell. `input_only`: the
     input, as exactly as it is known."""
     drain_seconds: float = 60.0
@@ -48,7 +48,7 @@ class LedgerOptions:
     """Seconds for which what writes is tried again while the database is away, or a model call waits for it. What only
     reads, or is asked on behalf of a start, a Stop or a seal, has bounds of its own, of three seconds and less."""
     target: str = "default"
-    """Whom outbox rows are for: the exporter that delivers them."""
+    """The target of outbox rows, which names the exporter that delivers them."""
 
     def __post_init__(self) -> None:
         check_amount(self.hold, "hold", least=0)

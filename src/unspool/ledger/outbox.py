@@ -36,7 +36,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exporter(Protocol):
-    """Takes entries somewhere else. One that raises is given the same parcel again, later."""
+    """Delivers entries to another system. One that raises is given the parcel again later."""
 
     async def export(self, parcel: Parcel) -> None: ...
 
@@ -70,7 +70,7 @@ class Delivery:
         self._lease = lease
 
     async def deliver(self) -> int:
-        """Deliver what is due now, one batch; how many were taken in hand."""
+        """Deliver one batch of what is due now. Returns the number of rows that were claimed."""
         parcels = await self._database.write(self._claim)
         # What cannot be ticked off comes again when its lease has run out, and fails alone.
         results = await asyncio.gather(*(self._send(parcel) for parcel in parcels), return_exceptions=True)

@@ -1,10 +1,11 @@
-"""Work that nobody else may cancel: it runs in tasks of the ledger's own, which shutting down waits for."""
+"""Tasks of the ledger's own, which no caller can cancel and shutting down waits for."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 _log = logging.getLogger("unspool.ledger")
@@ -15,7 +16,7 @@ class OwnedTasks:
     """The tasks of a ledger. A caller that is cancelled stops waiting; its work goes on."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -28,15 +29,21 @@ class OwnedTasks:
         return await asyncio.shield(task)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start `work`; what it raises while nobody waits for it is logged by whoever started it."""
+        """Start `work`. The caller logs what it raises."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def rest(self, seconds: float) -> None:
+        """Sleep, but not beyond the beginning of `drain`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.closing.wait()
+
     async def drain(self, deadline: float) -> int:
-        """Wait until all is done, for `deadline` seconds at most; what is left then is cancelled. How many were."""
-        self.closed = True
+        """Wait until all is done, for `deadline` seconds at most, then cancel the rest. Returns their number."""
+        self.closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=deadline)
         left = set(self._tasks)

@@ -1,4 +1,4 @@
-"""What a model call costs: overrides first, then the price list of `genai-prices`, offline; exact decimals."""
+"""Prices of model calls: overrides first, then the price list of `genai-prices`, offline; exact decimals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class Pricer(Protocol):
-    """Whoever knows what calls cost. Nothing in it may wait or reach out: it is asked inside a transaction."""
+    """A source of prices. It must neither wait nor use the network: it is called inside a transaction."""
 
     def price(self, usage: Usage, *, provider: str, model: str, at: float) -> Price | None:
         """The price of this usage at a time (Unix seconds); None where the model is unknown and that is recorded.

@@ -1,4 +1,4 @@
-"""What the ledger answers: balances, entries page by page, what a generation used."""
+"""Queries of the ledger: balances, entries page by page, the usage of a generation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unspool.events import Event
 from unspool.ledger.database import Transaction
 from unspool.ledger.entries import Entry, entry_of
 from unspool.ledger.rules import restored
-from unspool.ledger.tables import Instant, account, entry, hold, model_call
+from unspool.ledger.tables import Instant, account, entry, model_call
 from unspool.ledger.usage import Usage, usage_told
 
 _CURSOR: Final = re.compile(r"([0-9]{1,17}) ([0-9]{1,9})", re.ASCII)
@@ -26,7 +26,6 @@ _CALLS: Final = (
     .where(model_call.c.generation == bindparam("whose"))
     .order_by(model_call.c.started_at, model_call.c.call_id)
 )
-_HOLD: Final = select(hold).where(hold.c.generation == bindparam("whose"))
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,12 +39,12 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def available(self) -> int:
-        """What is left to be held: negative in debt."""
-        return self.posted - self.held
+        """The most that an admission or a call may still set aside; negative below the floor."""
+        return self.posted - self.held - self.floor
 
     @property
     def debt(self) -> int:
-        """What calls have cost beyond what there was; the next grant repays it."""
+        """The cost of calls beyond the balance; the next grant repays it."""
         return max(0, -self.posted)
 
 
@@ -77,7 +76,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     unit_prices: dict[str, str] | None = None
     settled_at: float | None = None
     input_tokens: int | None = None
-    """Of the request, as whoever started the call had counted it."""
+    """Tokens of the request, as its caller had counted them."""
 
     def event(self) -> Event | None:
         """The `usage` event for viewers, as that of a `Charge`; None while it is open, and for one that never left."""
@@ -104,8 +103,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a generation used. `reported_…`: as a chat product shows it, the input of the first call and the output of
-    all. `billed`: every call, which is what is charged; the same by agent, and by `provider/model`."""
+    """The usage of a generation. `reported_…`: as a chat product shows it, the input of the first call and the output
+    of all. `billed`: every call, which is what is charged; also by agent, and by `provider/model`."""
 
     generation: str
     calls: list[CallRecord]
@@ -155,12 +154,6 @@ def open_calls(tx: Transaction, generation: str) -> list[str]:
     return [row.call_id for row in tx.all(mine.order_by(model_call.c.call_id))]
 
 
-def owner(tx: Transaction, generation: str) -> str | None:
-    """The account that pays for a generation, None where none does."""
-    found = tx.first(_HOLD, {"whose": generation})
-    return None if found is None else found.account_id
-
-
 def summed(generation: str, calls: Sequence[CallRecord]) -> GenerationUsage:
     """The totals over the calls of a generation, in their order."""
     told = [call.usage for call in calls if call.usage is not None]
@@ -202,7 +195,7 @@ def _totals(calls: Iterable[CallRecord]) -> Totals:
 
 
 def _encode_cursor(at: float, seen: int) -> str:
-    """Where a page ended: the time of its last entry, and how many of that time were shown. It names no entry, since
+    """Encode the end of a page: the time of its last entry, and the number of that time shown. It names no entry, since
     not all who share an account may know what an entry was for."""
     text = f"{round(at * 1_000_000)} {seen}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("unspool.ledger")
 _BATCH: Final = 100  # rows that a sweep looks at in one transaction
 _PING: Final = 3.0  # seconds
+_ITEM: Final = 5.0  # seconds for each transaction of an item
 _RECALL: Final = 30.0  # seconds that the application may take to remember a call
 
 Recall = Callable[[CallRecord], Awaitable[Usage | None]]
-"""What the application knows of a call that was never settled: from its log, say. A usage whose `source` is `provider`
-is taken for the truth; None: nothing more than the ledger itself."""
+"""Asks the application for the usage of a call that was never settled, from its log for example. A usage whose `source`
+is `provider` is taken for the truth; None: the application knows no more than the ledger itself."""
 
 Work = Callable[["Ledger", str], Awaitable[bool]]
 
@@ -53,22 +54,35 @@ async def sweep_for_ever(ledger: Ledger, rng: random.Random) -> None:
 
 
 async def sweep(ledger: Ledger) -> int:
-    """Give back what expired holds have, then settle the calls that were left open; how many calls."""
-    now, after, oldest = ledger.now(), ledger.options.stale_after, ledger.options.oldest_call
-    await _each(ledger, lambda tx, behind: holds.expired(tx, behind, _BATCH), _lapse)
-    return await _each(ledger, lambda tx, behind: stale(tx, now, after, oldest, behind, _BATCH), _settle)
+    """Give back what expired holds have, then settle the calls that were left open. Returns the number of calls."""
+    after, oldest = ledger.options.stale_after, ledger.options.oldest_call
+    ledger = ledger.within(_ITEM)
+    settled_elsewhere = set(ledger.setbacks.items)
+    await _each(ledger, lambda tx, behind: holds.expired(tx, behind, _BATCH), _lapse, settled_elsewhere)
+    settled = await _each(
+        ledger, lambda tx, behind: stale(tx, after, oldest, behind, _BATCH), _settle, settled_elsewhere
+    )
+    for name in settled_elsewhere:
+        ledger.setbacks.done(name)
+    return settled
 
 
 async def reap(ledger: Ledger, key: GenerationKey) -> int:
-    """Settle every open call of a generation; how many they were."""
+    """Settle every open call of a generation. Returns their number."""
     found = await ledger.database.read(lambda tx: reads.open_calls(tx, str(key)))
     return sum([await _alone(ledger, call_id, _settle) for call_id in found])
 
 
-async def _each(ledger: Ledger, page: Callable[[Transaction, str], Sequence[str]], work: Work) -> int:
-    """Do `work` for every name, page by page, but for those whose time has not come; how often it did something."""
+async def _each(
+    ledger: Ledger, page: Callable[[Transaction, str], Sequence[str]], work: Work, unlisted: set[str]
+) -> int:
+    """Do `work` for every name, page by page, but for those whose pause is not over. Returns how often it did.
+
+    Names that are listed are removed from `unlisted`.
+    """
     done, behind = 0, ""
     while names := await ledger.database.read(lambda tx, behind=behind: page(tx, behind)):
+        unlisted.difference_update(names)
         for name in names:
             if not ledger.setbacks.waiting(name):
                 done += await _alone(ledger, name, work)
@@ -80,10 +94,10 @@ async def _alone(ledger: Ledger, name: str, work: Work) -> bool:
     """Do `work` for one item, whose failure is its own unless the database is away. Raises StoreUnavailable."""
     try:
         done = await work(ledger, name)
-    except Exception as error:  # of the application's own `recall` or pricer, or of rows that make no sense
-        if ledger.database.health.away:
-            raise
+    except Exception as error:  # noqa: BLE001  (an application's `recall` or pricer, a locked row, rows without sense)
         ledger.setbacks.failed(name, error)
+        if ledger.database.health.away:
+            await ledger.within(_PING).ping()  # this one item may have been too slow
         return False
     ledger.setbacks.done(name)
     return done
@@ -94,7 +108,7 @@ async def _lapse(ledger: Ledger, generation: str) -> bool:
 
 
 async def _settle(ledger: Ledger, call_id: str) -> bool:
-    """Settle a call that its process left open; whether this did it."""
+    """Settle a call that its process left open. Returns whether this did it."""
     call = await ledger.database.read(lambda tx: reads.call(tx, call_id))
     usage: Usage | None = None
     if call is None:
@@ -113,9 +127,9 @@ async def _settle(ledger: Ledger, call_id: str) -> bool:
     return charge.outcome != "duplicate"
 
 
-def stale(tx: Transaction, now: float, after: float, oldest: float, behind: str, limit: int) -> Sequence[str]:
-    """Calls that seem to be settled by no process any more, in the order of their ids, behind one of them: of
-    generations without an open hold when they are `after` seconds old, of all when they are `oldest`."""
+def stale(tx: Transaction, after: float, oldest: float, behind: str, limit: int) -> Sequence[str]:
+    """Open calls that no process seems to settle, in the order of their ids, behind one of them: of generations without
+    an open hold when they are `after` seconds old, of all when they are `oldest`."""
     own = and_(hold.c.generation == model_call.c.generation, hold.c.state == "open", hold.c.expires_at >= tx.now())
     statement = (
         select(model_call.c.call_id)
@@ -124,8 +138,8 @@ def stale(tx: Transaction, now: float, after: float, oldest: float, behind: str,
             model_call.c.state == "started",
             model_call.c.call_id > behind,
             or_(
-                and_(hold.c.generation.is_(None), model_call.c.started_at <= now - after),
-                model_call.c.started_at <= now - oldest,
+                and_(hold.c.generation.is_(None), model_call.c.started_at <= tx.later(-after)),
+                model_call.c.started_at <= tx.later(-oldest),
             ),
         )
         .order_by(model_call.c.call_id)
@@ -135,5 +149,5 @@ def stale(tx: Transaction, now: float, after: float, oldest: float, behind: str,
 
 
 def remembered(call: CallRecord) -> Usage | None:
-    """What the ledger itself knows of a call: its input, where that was counted before it left."""
+    """Estimate a call by the ledger's own record: its input, where that was counted before it left."""
     return estimate(None, call.input_tokens, 0)

@@ -1,4 +1,4 @@
-"""What a report of usage does to a model call: the law of settlement, as data and pure functions.
+"""The law of settlement, as data and pure functions: the effect of a report of usage on a model call.
 
 A call is `started` until the first report settles it. A report is the provider's own word, an estimate, or says that
 the request never left (void). The provider's word outranks the others and comes once; everything else is a duplicate.
@@ -33,7 +33,7 @@ class Step(StrEnum):
     TRUE_UP = "true_up"
     """Put the truth in the place of a guess, and charge or give back the difference."""
     COMPARE = "compare"
-    """The same figures are a duplicate, others a conflict."""
+    """Compare the figures: equal ones are a duplicate, others a conflict."""
     DUPLICATE = "duplicate"
     """Nothing is to be done."""
 

@@ -15,7 +15,7 @@ HEAD: Final = "0002"
 """The version that this code brings a database to."""
 
 OLDER: Final = frozenset({"0001"})
-"""Those that it can be brought to that from."""
+"""The versions that can be upgraded."""
 
 VERSION_TABLE: Final = "unspool_ledger_version"
 _LOCK: Final = 0x756E73706F6F6C  # the key of the advisory lock under which one process migrates

@@ -16,7 +16,7 @@ _KEPT: Final = 10_000
 
 
 class Setback(msgspec.Struct, frozen=True):
-    """How often an item has failed, why it failed last, and the Unix time before which it is not tried again."""
+    """The number of failures of an item, the last reason, and the Unix time of the next try."""
 
     failures: int
     reason: str
@@ -32,7 +32,7 @@ class Setbacks:
         self._rng = rng
 
     def waiting(self, name: str) -> bool:
-        """Whether it is too early to try an item again."""
+        """Tell whether it is too early to try an item again."""
         found = self.items.get(name)
         return found is not None and self._clock() < found.until
 

@@ -55,7 +55,7 @@ class Json(TypeDecorator[Any]):
 
 
 def to_json(value: object) -> str:
-    """JSON as text: what the engines are given."""
+    """Encode a value as JSON text, for the engines."""
     return msgspec.json.encode(value).decode()
 
 

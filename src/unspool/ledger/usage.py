@@ -21,7 +21,7 @@ LARGEST: Final = 2**53 - 1
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model call used, in tokens.
+    """The usage of one model call, in tokens.
 
     Always: `input_tokens` ≥ `cache_read_tokens` + `cache_write_tokens`; `cache_write_tokens` ≥ `cache_write_1h_tokens`;
     `output_tokens` ≥ `reasoning_tokens`. `suspect`: the provider's own figures broke one of these, and the part was
@@ -65,7 +65,7 @@ def usage_event(usage: Usage, *, call_id: str, model: str, provider: str, agent:
 def usage_told(
     usage: Usage | None, *, call_id: str, model: str, provider: str, agent: str, money: dict[str, Any]
 ) -> Event:
-    """The same with what it cost; `usage` is None where nothing is known of it."""
+    """The `usage` event with its cost; `usage` is None where nothing is known of it."""
     if usage is None:
         whose = {"call_id": call_id, "model": model, "provider": provider, "agent": agent}
         return Event(USAGE, whose | money)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.integration.ledger.conftest import Office, balanced, calling, key, started, used
 from unspool.errors import InsufficientBalance, InvalidArgument, LedgerConflict, UnknownPrice
-from unspool.ledger import Ledger, Prices, Rates
+from unspool.ledger import Ledger, Prices, Rates, in_usd
 
 
 async def test_forty_admissions_of_a_hundred_on_a_thousand_are_ten(office: Office) -> None:
@@ -82,6 +82,20 @@ async def test_a_floor_below_zero_is_credit(ledger: Ledger) -> None:
     with pytest.raises(InsufficientBalance) as caught:
         await ledger.admit(key(2), "team", amount=1)
     assert caught.value.details["floor"] == -500
+
+
+@pytest.mark.parametrize("floor", [-5, 0, 5])
+async def test_what_is_available_is_what_can_be_set_aside(ledger: Ledger, floor: int) -> None:
+    """Down to the floor; the balance and the refusal name one figure."""
+    await ledger.grant("team", 10, id="g")
+    await ledger.set_floor("team", floor)
+    await ledger.admit(key(), "team", amount=2)
+    available = (await ledger.balance("team")).available
+    assert available == 10 - 2 - floor
+    with pytest.raises(InsufficientBalance, match=f"{in_usd(available)} USD are available"):
+        await ledger.admit(key(2), "team", amount=available + 1)
+    await ledger.admit(key(2), "team", amount=available)
+    assert (await ledger.balance("team")).available == 0
 
 
 async def test_grants_refills_and_adjustments_count_once(office: Office) -> None:

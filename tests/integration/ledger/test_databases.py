@@ -74,6 +74,22 @@ async def test_an_older_version_is_brought_to_the_newest_with_its_numbers(office
     assert [await newer.reserve(stream, "t", "team") for stream in ("a/b", "a", "c")] == [12, 0, 0]
 
 
+async def test_an_older_version_with_reserved_holds_is_brought_to_the_newest(office: Office) -> None:
+    """A start was under way, or had died, when the version changed: its hold has no number yet."""
+    ledger = await office.open()
+    await ledger.admit(key(7), "team", amount=0)
+    for stream in ("conv", "other"):
+        await ledger.reserve(stream, "token", "team")
+
+    def before(tx: Transaction) -> None:
+        tx.run(text("DROP TABLE stream"))
+        tx.run(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0001'"))
+
+    await ledger.database.write(before)
+    await schema.migrate(ledger.database)
+    assert [await ledger.reserve(stream, "t", "team") for stream in ("conv", "other")] == [7, 0]
+
+
 async def test_postgresql_without_tables_is_refused_and_its_password_not_shown(postgres_url: str) -> None:
     ledger = Ledger.from_url(postgres_url.replace("postgres@", "postgres:s3cret@"))
     with pytest.raises(ConfigurationError, match="has no ledger yet; run: unspool ledger migrate") as caught:

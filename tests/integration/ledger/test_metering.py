@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, select
 
 from tests.integration.ledger.conftest import Office, balanced, broken_off, calling, key, started, used
 from unspool.errors import UnspoolError
 from unspool.ledger import CallRecord, Ledger, MeteredCall, Usage, holds
+from unspool.ledger.database import Transaction
 from unspool.ledger.usage import LARGEST
 
 TEXT = {"choices": [{"delta": {"content": "twelve bytes"}, "finish_reason": None}]}
@@ -326,6 +329,36 @@ async def test_a_hold_that_was_renewed_after_the_look_stays_open(ledger: Ledger)
     await ledger.admit(key(), "team")
     assert not await ledger.database.write(lambda tx: holds.lapse(tx, str(key())))
     assert await ledger.renew({key(): 1}) == {"conv/1"}
+
+
+async def test_ten_thousand_holds_are_renewed_within_the_bound_of_a_renewal(ledger: Ledger) -> None:
+    """In pieces, each under its own epoch. Those of others and closed ones are not renewed."""
+    generations, far = [key(number) for number in range(1, 10_001)], 4e9
+    await ledger.admit(key(0), "team")
+
+    def fill(tx: Transaction) -> None:
+        row = {"account_id": "team", "remaining": 0, "expires_at": far}
+        rows = [row | {"generation": str(one), "state": "open", "epoch": 1 + one.generation % 3} for one in generations]
+        rows[0]["epoch"], rows[1]["state"] = 9, "closed"
+        tx.connection.execute(insert(holds.hold), rows)
+
+    await ledger.database.unhurried().write(fill)
+    renewed = await ledger.within(3.0).renew(dict.fromkeys(generations[:6], 3) | dict.fromkeys(generations[6:], 2))
+    refused = {str(one) for one in generations[6:] if one.generation % 3 == 2}
+    assert renewed == {str(one) for one in generations[2:]} - refused
+    found = await ledger.database.read(lambda tx: tx.all(select(holds.hold).where(holds.hold.c.expires_at < far)))
+    assert {row.generation for row in found} == renewed | {"conv/0"}
+
+
+async def test_an_open_call_is_as_old_as_the_database_says(office: Office) -> None:
+    """The clock of a replica that is two hours slow takes no call for abandoned that has just begun."""
+    ledger = await office.open()
+    await ledger.admit(key(), "team")
+    ledger._clock = lambda: time.time() - 7200
+    await started(ledger, key())
+    other = await office.open()
+    assert await other.sweep() == 0
+    assert (await other.usage(key())).billed.open == 1
 
 
 async def test_the_reaper_asks_what_the_application_remembers(office: Office) -> None:

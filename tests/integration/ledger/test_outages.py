@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+from sqlalchemy import event, select
 
-from tests.integration.ledger.conftest import PRICES, fresh, key, used
+from tests.integration.ledger.conftest import PRICES, calling, fresh, key, started, used
 from tests.servers import postgres
 from unspool import ANYONE, GenerationManager, Options
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.errors import StoreUnavailable
 from unspool.jobs import Status
-from unspool.ledger import Ledger, LedgerOptions
+from unspool.ledger import Ledger, LedgerOptions, holds, metered, reaper
 from unspool.producer import Generation
 from unspool.testing.contract.kit import settled
 from unspool.testing.faults import FaultyStore
@@ -175,19 +178,156 @@ async def test_a_frozen_server_answers_in_seconds_and_is_parted_from(server: pos
             server.thaw()
 
 
+@asynccontextmanager
+async def locked(url: str, rows: str) -> AsyncGenerator[asyncpg.Connection]:
+    """Another session holds these rows while this is entered."""
+    holder = await asyncpg.connect(url)
+    try:
+        async with holder.transaction():
+            await holder.execute(f"SELECT * FROM {rows} FOR NO KEY UPDATE")
+            yield holder
+    finally:
+        await holder.close()
+
+
+async def blocked(holder: asyncpg.Connection, number: int) -> None:
+    """Wait until so many transactions of the database wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(PATIENCE):
+        while (await holder.fetchval(waiting) or 0) < number:
+            await asyncio.sleep(0.01)
+            await holder.execute("SELECT pg_stat_clear_snapshot()")  # it is one for a whole transaction
+
+
 async def test_a_row_that_is_locked_is_no_outage(server: postgres.PostgresServer) -> None:
     """Another process holds an account's row: who needs that one is refused in time, and the others go on."""
     async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
         for name in ("team", "other"):
             await ledger.grant(name, 5, id=name)
-        import asyncpg
-
-        holder = await asyncpg.connect(url)
-        async with holder.transaction():
-            await holder.execute("SELECT * FROM account WHERE account_id = 'team' FOR UPDATE")
+        async with locked(url, "account WHERE account_id = 'team'"):
             with pytest.raises(StoreUnavailable):
-                await ledger.within(0.3).grant("team", 5, id="again")
+                await ledger.within(2.0).grant("team", 5, id="again")
+            assert not ledger.database.health.away
             await ledger.grant("other", 5, id="again-other")
-        await holder.close()
         await ledger.grant("team", 5, id="again")
         assert (await ledger.balance("team")).posted == 10
+
+
+async def test_a_call_that_is_locked_holds_up_no_other_settlement(
+    server: postgres.PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep comes to the others at once, and to the locked one after its pause."""
+    monkeypatch.setattr(reaper, "_ITEM", 2.0)
+    options = LedgerOptions(sweep=3600.0, stale_after=0.0)
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=options, pricer=PRICES) as ledger:
+        for number in range(1, 5):
+            await ledger.admit(key(number), "team")
+            await started(ledger, key(number), input_tokens=100)
+            await ledger.close_hold(key(number))
+        async with locked(url, "model_call WHERE generation = 'conv/1'"):
+            assert await ledger.sweep() == 3
+            assert list(ledger.setbacks.items) == ["conv/1/main/0/1"]
+            assert not ledger.database.health.away
+        assert await ledger.reap(key(1)) == 1
+
+
+async def test_a_hold_that_is_locked_holds_up_no_other_renewal(server: postgres.PostgresServer) -> None:
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
+        generations = [key(number) for number in range(1, 4)]
+        before = {str(one): (await ledger.admit(one, "team")).expires_at for one in generations}
+        async with locked(url, "hold WHERE generation = 'conv/1'"):
+            with pytest.raises(StoreUnavailable):
+                await ledger.within(2.0).renew(dict.fromkeys(generations, 1))
+        after = await ledger.database.read(lambda tx: tx.all(select(holds.hold)))
+        assert {row.generation for row in after if row.expires_at > before[row.generation]} == {"conv/2", "conv/3"}
+
+
+async def test_a_pool_that_is_busy_keeps_its_connections(server: postgres.PostgresServer) -> None:
+    """A caller that found none free in its time is refused; it says nothing about those that others use."""
+    mine = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=LedgerOptions(sweep=3600.0)) as ledger:
+        await ledger.grant("team", 5, id="g")
+        async with locked(url, "account WHERE account_id = 'team'") as holder:
+            waiting = [asyncio.create_task(ledger.grant("team", 1, id=str(number))) for number in range(10)]
+            await blocked(holder, 10)
+            before = {row["pid"] for row in await holder.fetch(mine)}
+            with pytest.raises(StoreUnavailable):
+                await ledger.within(0.1).grant("other", 5, id="other")
+        await asyncio.gather(*waiting)
+        async with locked(url, "account WHERE account_id = 'team'") as holder:
+            waiting = [asyncio.create_task(ledger.grant("team", 1, id=f"{number}'")) for number in range(10)]
+            await blocked(holder, 10)
+            assert {row["pid"] for row in await holder.fetch(mine)} == before
+        await asyncio.gather(*waiting)
+
+
+async def test_an_end_and_an_admission_on_one_stream_never_deadlock(server: postgres.PostgresServer) -> None:
+    """Both need the stream and the account. They meet at the stream, which another session has locked."""
+    options = LedgerOptions(sweep=3600.0, hold=5)
+    async with fresh(server.url()) as url, Ledger.from_url(url, options=options) as ledger:
+        await ledger.grant("team", 100, id="g")
+        await ledger.admit(key(1), "team")
+        await ledger.reserve("conv", "token", "team")
+        errors = list[str]()
+        event.listen(
+            ledger.database._engine._engine.sync_engine,  # pyright: ignore[reportAttributeAccessIssue]
+            "handle_error",
+            lambda context: errors.append(getattr(context.original_exception, "sqlstate", "")),
+        )
+        async with locked(url, "stream WHERE stream_id = 'conv'") as holder:
+            end = asyncio.create_task(ledger.close_hold(key(2), token="token"))
+            await blocked(holder, 1)
+            admission = asyncio.create_task(ledger.admit(key(3), "team"))
+            await blocked(holder, 2)
+        await asyncio.gather(admission, end)
+        assert "40P01" not in errors
+        assert (await ledger.balance("team")).held == 10
+
+
+REFUSALS = {
+    "read-only": ("ALTER DATABASE {0} SET {1} = on", "ALTER DATABASE {0} SET {1} = off"),
+    "no login": ("ALTER ROLE {0} NOLOGIN", "ALTER ROLE {0} LOGIN"),
+    "no place": ("ALTER ROLE {0} CONNECTION LIMIT 0", "ALTER ROLE {0} CONNECTION LIMIT -1"),
+    "no right": ("REVOKE UPDATE ON account FROM {0}", "GRANT UPDATE ON account TO {0}"),
+}
+"""How a server begins to refuse a role, and how it ends: of a database and a role of one name."""
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_server_that_refuses_is_away_until_it_serves_again(
+    server: postgres.PostgresServer, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller is told by name, health says so, and a call that was used meanwhile is charged when it is over."""
+    monkeypatch.setattr(metered, "_AGAIN", 0.05)
+    options = LedgerOptions(sweep=3600.0, settle_wait=0.0)
+    async with fresh(server.url()) as url:
+        name = url.rpartition("/")[2]
+        admin = await asyncpg.connect(url)
+        await admin.execute(f"CREATE ROLE {name} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+        begin, end = (text.format(name, "default_transaction_read_only") for text in REFUSALS[refusal])
+        named = url.replace("postgres@", f"{name}@")
+        async with Ledger.from_url(named, options=options, pricer=PRICES) as ledger:
+            await ledger.admit(key(), "team")
+            async with calling(ledger, key()) as call:
+                call.observe({"choices": [], "usage": used(100, 10)})
+                await admin.execute(begin)
+                await admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")
+                with pytest.raises(StoreUnavailable, match="ledger"):
+                    await ledger.within(1.0).grant("team", 5, id="g")
+                with pytest.raises(StoreUnavailable, match="ledger"):
+                    await ledger.within(1.0).ping()
+                assert ledger.database.health.away
+            await admin.execute(end)
+            async with asyncio.timeout(PATIENCE):
+                while call.charge is None:
+                    await asyncio.sleep(0.01)
+            assert (await ledger.balance("team")).posted == -COST
+            assert not ledger.database.health.away
+        await admin.close()
+
+
+async def test_a_database_that_is_not_on_the_server_is_away(server: postgres.PostgresServer) -> None:
+    ledger = Ledger.from_url(server.url("nowhere"))
+    with pytest.raises(StoreUnavailable, match=r"ledger.*nowhere"):
+        await ledger.open()
+    await ledger.close()

@@ -15,6 +15,8 @@ def upgrade() -> None:
     highest: dict[str, int] = {}
     for row in connection.execute(text("SELECT generation FROM hold")):
         stream_id, _, number = row.generation.rpartition("/")
+        if number.startswith("+"):
+            continue  # only reserved: its generation has no number yet
         highest[stream_id] = max(highest.get(stream_id, 0), int(number))
     if highest:
         rows = [{"stream_id": stream_id, "highest": number} for stream_id, number in highest.items()]
