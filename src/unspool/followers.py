@@ -64,10 +64,13 @@ class Followers(dict[Follower, None]):
 
 def _tell(followers: Iterable[Follower]) -> int:
     """Tell each of them, whatever the others raise; how many they were."""
-    told = 0
-    for told, follower in enumerate(followers, 1):  # noqa: B007  (it is what is returned)
+    told, left = 0, iter(followers)
+    while True:
         try:
-            follower.changed()
-        except Exception:  # noqa: BLE001
+            for follower in left:
+                told += 1
+                follower.changed()
+        except Exception:  # noqa: BLE001  (logged)
             _log.exception("a follower failed to be told; the others are")
-    return told
+        else:
+            return told
