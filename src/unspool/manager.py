@@ -136,9 +136,12 @@ class GenerationManager:
         assert replica is not None
         assert supervisor is not None
         try:
-            async with AsyncExitStack() as ended:
-                for close in (self.store.close, self.billing.close, replica.channel.close, supervisor.stop):
-                    ended.push_async_callback(close)
+            async with AsyncExitStack() as ended:  # the last one is called first
+                ended.push_async_callback(self.store.close)
+                ended.push_async_callback(self.billing.close)
+                ended.push_async_callback(replica.channel.close)
+                ended.push_async_callback(replica.settler.close)
+                ended.push_async_callback(supervisor.stop)
                 await replica.close(drain)
         finally:
             self._replica = self._supervisor = self._stopping = None

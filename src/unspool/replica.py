@@ -293,8 +293,8 @@ class Replica:
             run.abandon()
         await asyncio.sleep(0)  # viewers of what has just been sealed take their terminal record first
         self.release_viewers()
-        if self._background:
-            await asyncio.wait(self._background, timeout=self.options.hook_timeout)
+        if ending := {*self._background, *self.settler.calls}:
+            await asyncio.wait(ending, timeout=self.options.hook_timeout)
         if left := list(self._background):  # the store is closed next
             for task in left:
                 task.cancel()

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 from unspool import events
 from unspool.billing import Billing
 from unspool.content import Snapshot
-from unspool.errors import Gone, NotFound, StoreUnavailable
+from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable
 from unspool.events import Record, encode_data
 from unspool.jobs import GenerationKey, Job
 from unspool.options import Hooks
@@ -43,7 +43,9 @@ class Settler:
         self._hooks = hooks
         self._billing = billing
         self._hook_timeout = hook_timeout
-        self._deaf: set[asyncio.Future[None]] = set()  # hooks that did not heed their cancellation
+        self._closed = False
+        self.calls: set[asyncio.Future[None]] = set()
+        """Hooks that are running, each in a task of its own."""
         self._random = random.Random(0)
         self.totals = Counter[str]()
         """What this replica has done since it was started: counts for people and metrics."""
@@ -156,9 +158,12 @@ class Settler:
         return await self.call(self._hooks.save_partial, job, snapshot)
 
     async def call(self, hooks: Sequence[Callable[..., Awaitable[None]]], *args: object) -> bool:
-        """Call hooks one after the other, each within its time; one that fails is logged and stops no other."""
+        """Call hooks one after the other, each within its time; one that fails is logged and stops no other. Raises
+        ShuttingDown after `close`."""
         good = True
         for hook in list(hooks):
+            if self._closed:
+                raise ShuttingDown
             try:
                 await self._within_its_time(hook, args)
             except Exception:  # noqa: BLE001  (logged; what the application does must not stop the seal)
@@ -169,6 +174,8 @@ class Settler:
     async def _within_its_time(self, hook: Callable[..., Awaitable[None]], args: Sequence[object]) -> None:
         """Call a hook in a task of its own: one that swallows its cancellation holds up neither the seal nor others."""
         called = asyncio.ensure_future(hook(*args))
+        self.calls.add(called)
+        called.add_done_callback(self.calls.discard)
         try:
             await asyncio.wait((called,), timeout=self._hook_timeout)
             if called.done() and not called.cancelled():
@@ -180,10 +187,15 @@ class Settler:
             await asyncio.wait((called,), timeout=_CLEAN_UP)
             raise TimeoutError(f"it took longer than {self._hook_timeout} s")
         finally:
-            if not called.done():
-                called.cancel()
-                self._deaf.add(called)
-                called.add_done_callback(self._deaf.discard)
+            called.cancel()
+
+    async def close(self) -> None:
+        """Cancel the hooks that are still running, and call no more."""
+        self._closed = True
+        for called in self.calls:
+            called.cancel()
+        if self.calls:
+            await asyncio.wait(self.calls, timeout=_CLEAN_UP)
 
     async def until_available(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Call again until the store answers."""

@@ -9,7 +9,7 @@ import pytest
 
 from unspool.backends.memory import MemoryStore, MemoryTransport
 from unspool.errors import ConfigurationError, ShuttingDown, StoreUnavailable
-from unspool.jobs import Status
+from unspool.jobs import Owner, Status
 from unspool.manager import GenerationManager
 from unspool.options import Hooks, Options
 from unspool.producer import Generation
@@ -205,6 +205,31 @@ async def test_hooks_in_the_background_do_not_outlive_the_store() -> None:
         await asyncio.sleep(0.05)
     await asyncio.sleep(5.0)
     assert set(after) == {1}
+
+
+@pytest.mark.parametrize("seconds", [0.2, 5.0], ids=["in time", "too long"])
+async def test_no_hook_outlives_a_stop_that_is_asked_of_a_replica_that_ends(seconds: float) -> None:
+    """It has taken the generation over for a Stop, and saves it, when it is told to end itself."""
+    store, saving, after = Opened(), asyncio.Event(), list[int]()
+
+    async def save(*_: object) -> None:
+        saving.set()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            after.append(store.opened)
+
+    await store.create(NewJob(stream_id="s", owner=Owner(), replica="dead", lease=1000.0))
+    manager = over(store, hooks=Hooks(save_partial=[save]), hook_timeout=1.0)
+    await manager.start_up()
+    before = asyncio.all_tasks()
+    stopping = asyncio.create_task(manager.abort("s"))
+    await within(saving.wait())
+    await manager.stop()
+    assert after == [1]
+    stopping.cancel()
+    await asyncio.wait((stopping,))
+    assert asyncio.all_tasks() <= before
 
 
 async def test_a_hook_that_swallows_its_cancellation_holds_up_no_seal() -> None:
