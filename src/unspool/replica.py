@@ -11,7 +11,7 @@ from typing import Any
 from unspool import events
 from unspool.billing import Billing
 from unspool.errors import Gone, NotFound, ShuttingDown, StoreUnavailable, UnreadableRecord
-from unspool.jobs import GenerationKey, Job, Task
+from unspool.jobs import GenerationKey, Job, Status, Task
 from unspool.options import ContentHook, Hooks, Options
 from unspool.protocols import Channel, Hint, JobStore, current
 from unspool.runs import Run
@@ -228,7 +228,7 @@ class Replica:
         """A job was replaced by a creation here: stop its run, tell its viewers on every replica."""
         run = self.runs.get(job.key)
         if run is not None:
-            run.lose()
+            run.lose(replaced=True)
         tail = self.known_tail(job.key)
         if tail is not None:
             self.settler.announce(tail, job)
@@ -261,7 +261,7 @@ class Replica:
             _log.warning("%s: a control hint could not be followed up: %s", run.key, error)
             return
         if job.settled or job.lease.epoch != run.epoch:
-            run.lose()
+            run.lose(replaced=job.status is Status.REPLACED)
         elif job.abort is not None:
             run.stop(Aborted(job.abort.by, job.abort.reason))
 

@@ -163,7 +163,7 @@ class Run:
             self._writer.refuse(GenerationStopped(f"{self.generation.job.label} was stopped"))
             self._ended.set_result(self._stop)
 
-    def _on_lost(self, error: Exception) -> None:
+    def _on_lost(self, error: Exception, *, replaced: bool = False) -> None:
         """Another replica owns or has sealed the log: stop, and seal nothing. Or the store refuses what was emitted."""
         if self.lost or self._ended.done():  # what has ended is being sealed: the answer to that says what became of it
             return
@@ -172,17 +172,20 @@ class Run:
             self.stop(Failed(error.code, error.message))
             return
         self.lost = True
-        self._settler.totals["lost"] += 1
-        _log.warning("%s: no longer owned here, and its run is stopped: %s", self.key, error)
+        if replaced:
+            _log.info("%s: replaced, and its run is stopped", self.key)
+        else:
+            self._settler.totals["lost"] += 1
+            _log.warning("%s: no longer owned here, and its run is stopped: %s", self.key, error)
         self._writer.refuse(error if isinstance(error, Fenced) else Fenced(str(error)))
         self.generation.stopping.set()
         self._cancel()
         self._ended.set_result(None)
         self.tail.repair_soon()
 
-    def lose(self) -> None:
-        """The lease is gone: what the store said when it was asked."""
-        self._on_lost(Fenced(f"{self.key} has another owner, or is sealed"))
+    def lose(self, *, replaced: bool = False) -> None:
+        """Stop a run whose lease is gone, as the store has said: it has another owner, or was replaced."""
+        self._on_lost(Fenced(f"{self.key} has another owner, or is sealed"), replaced=replaced)
         self._writer.abandon()  # an append that hangs would outlive everything that waits for it
 
     # publishing and keeping

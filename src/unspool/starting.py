@@ -190,7 +190,9 @@ async def _find(replica: Replica, new: NewJob, begin: RunFunction | Task | None)
         try:
             job = await replica.store.get(new.name, owner=new.owner)
             if job.token == new.token:
-                await _found(replica, await replica.store.create(new), begin if now() < deadline else None)
+                # It is answered as the first time, and makes nothing where others have come since: see `_known`.
+                again = await replica.store.create(replace(new, expect_generation=_NEVER))
+                await _found(replica, again, begin if now() < deadline else None)
                 return
         except StoreUnavailable:
             continue

@@ -271,3 +271,19 @@ async def test_a_settled_hook_that_takes_long_loses_nothing(caplog: pytest.LogCa
         await eventually(ended)
         assert manager.statistics()["totals"].get("lost", 0) == 0
     assert "no longer owned" not in caplog.text
+
+
+async def test_a_run_that_is_replaced_is_no_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """A user asks the next question: nothing to warn of, here or where the run was."""
+    store, transport = MemoryStore(), MemoryTransport()
+    async with over(store, transport) as one, over(store, transport) as two:
+        await begin(one, user=None)
+        await begin(one, user=None)
+        await begin(two, user=None)
+
+        async def ended() -> bool:
+            return not one.replica.runs
+
+        await eventually(ended)
+        assert one.statistics()["totals"].get("lost", 0) == 0
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

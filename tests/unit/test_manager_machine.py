@@ -79,12 +79,12 @@ class Machine(World):
                 await start()
             return
         old = stream.last if stream is not None and stream.last is not None and stream.last.active else None
-        while len(self.turns) >= self.max_jobs and self.order:
-            self.forget(self.order[0])
-        if len(self.turns) >= self.max_jobs and old is None:
-            with pytest.raises(CapacityExceeded):
+        if sum(turn.active for turn in self.turns) >= self.max_jobs and old is None:
+            with pytest.raises(CapacityExceeded):  # and nothing is forgotten for it
                 await start()
             return
+        while len(self.turns) >= self.max_jobs and self.order:
+            self.forget(self.order[0])
         job = await start()
         assert (job.generation, job.attached, job.status) == (used + 1, False, Status.RUNNING)
         if stream is None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.servers.redis import RedisServer
 from tests.waiting import until
+from unspool.backends.redis import from_url
 from unspool.backends.redis.topology import Server, of_url
-from unspool.errors import StoreUnavailable
+from unspool.errors import NotFound, StoreUnavailable
 
 
 async def test_closing_cancels_no_caller(database: RedisServer) -> None:
@@ -25,3 +28,18 @@ async def test_closing_cancels_no_caller(database: RedisServer) -> None:
     await asyncio.wait(callers)
     assert [type(caller.exception()) for caller in callers if not caller.cancelled()] == [StoreUnavailable] * 2
     assert isinstance(asked.exception(), StoreUnavailable)
+
+
+async def test_what_asks_a_store_that_was_closed_connects_no_more(database: RedisServer) -> None:
+    """A caller that comes late is told that the store is away, and leaves no connection; opened again, it serves."""
+    store, _ = from_url(database.url, retention=3600.0)
+    await store.open()
+    await store.close()
+    before = database.ask("CLIENT", "LIST").count(b"\n")
+    with pytest.raises(StoreUnavailable):
+        await store.get("s")
+    assert database.ask("CLIENT", "LIST").count(b"\n") == before
+    await store.open()
+    with pytest.raises(NotFound):
+        await store.get("s")
+    await store.close()

@@ -86,6 +86,7 @@ class Pipe:
         self._connection: AbstractConnection | None = None
         self._queue: deque[_Asked] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self.closed = False
         self.batches = self.commands = 0
 
     def __repr__(self) -> str:
@@ -95,6 +96,9 @@ class Pipe:
         """Queue commands, which stay neighbours; a future for each. `much`: their answers may be large."""
         loop = asyncio.get_running_loop()
         packed = [(_pack(command), loop.create_future()) for command in commands]
+        if self.closed:  # a connection that it made now, no one would close
+            _fail(packed, Disconnected(_CLOSED))
+            return [future for _, future in packed]
         pipe = self._large if much or max(len(command) for command, _ in packed) > LARGE else self
         pipe._queue += packed
         if pipe._worker is None:
@@ -170,7 +174,8 @@ class Pipe:
                 await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Disconnect. Commands that are queued or under way end in StoreUnavailable."""
+        """Disconnect. Commands that are queued, under way or asked for later end in StoreUnavailable."""
+        self.closed = True
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)

@@ -108,7 +108,9 @@ class Server(Topology):
     def __repr__(self) -> str:
         return f"<Server {self._pipe!r}>"
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        if self._pipe.closed:
+            self._pipe = Pipe(self.connect, timeout=self.timeout)
 
     async def close(self) -> None:
         await self._pipe.close()
@@ -138,11 +140,13 @@ class Cluster(Topology):
         self._owned = owned
         self._pipes: dict[str, Pipe] = {}
         self._refreshing: asyncio.Task[None] | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Cluster {self._pipes!r}>"
 
     async def open(self) -> None:
+        self._closed = False
         try:
             async with asyncio.timeout(self.timeout):
                 await self._client.initialize()
@@ -150,6 +154,7 @@ class Cluster(Topology):
             raise StoreUnavailable(f"the Redis cluster cannot be reached: {error}") from error
 
     async def close(self) -> None:
+        self._closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
         pipes, self._pipes = self._pipes, {}
@@ -169,6 +174,8 @@ class Cluster(Topology):
         return str(owners[0].name) if owners else ""
 
     def _pipe_to(self, node: Any) -> Pipe:
+        if self._closed:
+            raise StoreUnavailable("the connections to the Redis cluster were closed")
         pipe = self._pipes.get(node.name)
         if pipe is None:
             pipe = self._pipes[node.name] = Pipe(lambda: _to_node(node), timeout=self.timeout)
@@ -213,7 +220,7 @@ class Cluster(Topology):
                 else:
                     asking = self._pipe_to(node)
             except StoreUnavailable:
-                if self._pipes:  # else this topology is closed
+                if not self._closed:
                     self._refresh()
                 raise
         raise StoreUnavailable("the Redis cluster is moving the slot of this key")

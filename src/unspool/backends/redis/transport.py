@@ -110,7 +110,11 @@ class RedisChannel:
 
     async def _connect(self) -> None:
         connection = self._redis.connect()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         # From here on a change is told to this connection. It cannot overtake this list, which is written in this step.
         self._connection = connection
         self._told.clear()
