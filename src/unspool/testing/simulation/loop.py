@@ -312,10 +312,16 @@ class SimLoop(asyncio.AbstractEventLoop):
         """A cancelled timer is passed over when it falls due."""
 
 
+_CLEAN_UPS: Final = 100
+"""Clean-ups of one coroutine that may each want to wait, as the exit stack of a manager does for all that it closes."""
+
+
 def _end(task: asyncio.Task[Any]) -> None:
     setattr(task, "_log_destroy_pending", False)  # noqa: B010  (not in the type's public face)
     coroutine: Any = task.get_coro()
-    try:
-        coroutine.close()
-    except RuntimeError:
-        pass  # its clean-up would wait for something: there is nothing to wait for any more
+    for _ in range(_CLEAN_UPS):
+        try:
+            coroutine.close()
+            return
+        except RuntimeError:
+            continue  # its clean-up would wait for something: there is nothing to wait for any more
